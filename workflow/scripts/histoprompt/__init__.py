@@ -1,0 +1,6 @@
+"""histoprompt: synthetic histopathology from loosely labelled patches.
+
+The library under the Snakemake workflow. It knows nothing of Snakemake: every stage is a function of the form
+``stage(*input_paths, *output_paths, **parameters) -> None`` over pure array functions, so that it can be read, tested and
+used without the workflow.
+"""

@@ -1,0 +1,77 @@
+"""What surrounds every script: its log, its progress on the terminal, and errors that end in one message."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from histoprompt.errors import InputError
+
+T = TypeVar("T")
+_TERMINAL_SECONDS = 10.0
+_terminal: list[int] = []  # the descriptor of the user's terminal, while a job's own output goes to its log
+_name: list[str] = []
+
+
+@contextmanager
+def job(log: str | Path, name: str) -> Iterator[None]:
+    """Send everything this process prints, C libraries and subprocesses included, to `log`; end an `InputError` in one message.
+
+    The user's terminal still receives progress lines and that message.
+    """
+    log = Path(str(log))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved_out, saved_err = os.dup(1), os.dup(2)
+    with open(log, "w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    _terminal.append(saved_err)
+    _name.append(name)
+    warnings.simplefilter("default")
+    try:
+        yield
+    except InputError as error:
+        print(error, file=sys.stderr, flush=True)
+        say(f"\n{name} cannot go on:\n{error}\n")
+        raise SystemExit(1) from None
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _terminal.pop()
+        _name.pop()
+        os.dup2(saved_out, 1)
+        os.dup2(saved_err, 2)
+        os.close(saved_out)
+        os.close(saved_err)
+
+
+def say(line: str) -> None:
+    """Print a line on the user's terminal, past the log; outside a job it goes to standard error."""
+    os.write(_terminal[-1] if _terminal else 2, (line + "\n").encode())
+
+
+def progress(items: Iterable[T], description: str, *, total: int | None = None, unit: str = "it", initial: int = 0) -> Iterator[T]:
+    """Iterate with a progress bar in the log and, every ten seconds, a line on the terminal with the time left."""
+    label = f"[{_name[-1]}] {description}" if _name else description
+    last = time.monotonic()
+    bar = tqdm(items, desc=description, total=total, unit=unit, initial=initial, mininterval=2.0, ncols=100)
+    for item in bar:
+        yield item
+        now = time.monotonic()
+        if _terminal and now - last >= _TERMINAL_SECONDS:
+            last = now
+            done, every = bar.format_dict["n"] + 1, bar.total
+            rate = bar.format_dict["rate"] or (done - initial) / max(bar.format_dict["elapsed"], 1e-9)
+            left = f", {tqdm.format_interval((every - done) / rate)} left" if every and rate else ""
+            note = f", {bar.postfix}" if bar.postfix else ""
+            say(f"{label}: {done}{f'/{every}' if every else ''} {unit}{left}{note}")
