@@ -102,7 +102,7 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
 
 def read_csv(path: str | Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     """Read a table; `columns` must be there. Identifiers and prompts stay text, and an empty field is empty text."""
-    text = {name: str for name in ("id", "slide", "reasons", "prompt", "file", "sha256", "morphology", "stain")}
+    text = dict.fromkeys(("id", "slide", "reasons", "prompt", "file", "sha256", "morphology", "stain"), str)
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in ("distance",)})
     except (OSError, ValueError) as error:
