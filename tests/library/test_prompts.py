@@ -1,0 +1,221 @@
+"""Number words, templates, and the three kinds of prompts."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_mutual_info_score
+
+from histoprompt.errors import InputError
+from histoprompt.patches import write_patches
+from histoprompt.prompts import build_prompts, check_meaningless, check_template, draw_clusters, shuffled_clusters
+from histoprompt.words import number_words
+
+TEMPLATES = {
+    "label": "Histology image of {label} tissue",
+    "morphology": "Histology image of {label} tissue, morphology type {index}",
+}
+
+
+def number_of(words: str) -> int:
+    """The inverse of `number_words`, by another way: the sum of the words' values, a hundred multiplying what precedes it."""
+    ones = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+        eighteen nineteen"""
+    tens = "twenty thirty forty fifty sixty seventy eighty ninety"
+    values = {word: n for n, word in enumerate(ones.split())} | {word: 10 * n for n, word in enumerate(tens.split(), 2)}
+    total = 0
+    for word in words.replace("-", " ").split():
+        total = total * 100 if word == "hundred" else total + values[word]
+    return total
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [
+        (0, "zero"),
+        (13, "thirteen"),
+        (20, "twenty"),
+        (32, "thirty-two"),
+        (99, "ninety-nine"),
+        (100, "one hundred"),
+        (110, "one hundred ten"),
+        (123, "one hundred twenty-three"),
+        (999, "nine hundred ninety-nine"),
+    ],
+)
+def test_number_words(n: int, words: str) -> None:
+    assert number_words(n) == words
+
+
+def test_number_words_are_distinct_and_read_back() -> None:
+    words = [number_words(n) for n in range(1000)]
+    assert len(set(words)) == 1000 and [number_of(w) for w in words] == list(range(1000))
+
+
+@pytest.mark.parametrize("n", [-1, 1000])
+def test_number_words_have_bounds(n: int) -> None:
+    with pytest.raises(ValueError, match="0 … 999"):
+        number_words(n)
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "fault"),
+    [
+        ("morphology", "{label} tissue", "no placeholder {index}"),
+        ("label", "tissue", "no placeholder {label}"),
+        ("label", "{label} {index}", "unknown placeholder {index}"),
+        ("morphology", "{label} {index} {stain}", "unknown placeholder {stain}"),
+        ("morphology", "{label} {index.real}", "unknown placeholder {index.real}"),
+        ("morphology", "{label} {index!r}", "unknown placeholder {index!r}"),
+        ("label", "{label:{width}}", "unknown placeholder {label:{width}}"),
+        ("label", "{label} {", "Single '{'"),
+    ],
+)
+def test_templates_that_cannot_be_filled(name: str, template: str, fault: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_template(name, template)
+    assert caught.value.where == f"config key `prompts.{name}`"
+    assert fault in caught.value.found and "{label}" in caught.value.expected
+
+
+def test_templates_may_hold_literal_braces() -> None:
+    check_template("morphology", "{{H&E}} {label}, {index}")
+
+
+labelled = st.integers(2, 4).flatmap(
+    lambda labels: st.lists(st.tuples(st.integers(0, labels - 1), st.integers(0, 5)), min_size=1, max_size=80)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=labelled, seed=st.integers(0, 2**32))
+def test_shuffling_keeps_the_count_of_every_prompt(pairs: list[tuple[int, int]], seed: int) -> None:
+    labels, clusters = np.array(pairs).T
+    named = shuffled_clusters(labels, clusters, np.random.default_rng(seed))
+    assert sorted(zip(labels, named, strict=True)) == sorted(zip(labels, clusters, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=labelled, seed=st.integers(0, 2**32), images=st.integers(1, 50))
+def test_generated_clusters_occur_under_their_label_and_do_not_depend_on_how_many_there_are(
+    pairs: list[tuple[int, int]], seed: int, images: int
+) -> None:
+    labels, clusters = np.array(pairs).T
+    present = np.unique(labels)
+    wanted = present[np.arange(images) % len(present)]
+    drawn = draw_clusters(wanted, labels, clusters, seed)
+    assert set(zip(wanted, drawn, strict=True)) <= set(pairs)
+    assert np.array_equal(draw_clusters(wanted[: images // 2], labels, clusters, seed), drawn[: images // 2])
+    order = np.random.default_rng(0).permutation(len(labels))
+    assert np.array_equal(draw_clusters(wanted, labels[order], clusters[order], seed), drawn)
+
+
+def test_generated_clusters_follow_the_subset_s_frequencies() -> None:
+    labels = np.repeat([0, 0, 1], [10, 30, 20])
+    clusters = np.repeat([2, 5, 1], [10, 30, 20])
+    wanted = np.arange(20_000) % 2
+    drawn = draw_clusters(wanted, labels, clusters, 11)
+    assert (drawn[wanted == 1] == 1).all()
+    # Binomial(10000, 0.25): standard deviation 0.0043.
+    assert abs((drawn[wanted == 0] == 2).mean() - 0.25) < 4 * 0.0043
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Two classes, two thousand training patches: cluster 0 healthy only, 3 cancer only, 1 and 2 both."""
+    write_patches(
+        tmp_path / "p.h5", [(np.zeros((2, 4, 4, 3), np.uint8), [0, 1], ["a", "b"])], classes=["healthy", "cancer"], size=4
+    )
+    generator = np.random.default_rng(0)
+    for split, each in (("train", 1000), ("valid", 30)):
+        label = np.repeat([0, 1], each)
+        cluster = np.concatenate([generator.integers(0, 3, each), generator.integers(1, 4, each)])
+        order = generator.permutation(2 * each)
+        table = pd.DataFrame({"row": range(2 * each), "label": label[order], "cluster": cluster[order]})
+        table.insert(1, "id", [f"{split}{row:04}" for row in table["row"]])
+        table.to_csv(tmp_path / f"s.{split}.csv", index=False)
+    return tmp_path
+
+
+def build(folder: Path, kind: str, **changes) -> dict[str, pd.DataFrame]:
+    arguments = {"prompts": kind, "templates": TEMPLATES, "images": 101, "seed": 3} | changes
+    written = {name: folder / f"{kind}.{name}.csv" for name in ("train", "valid", "generate")}
+    build_prompts(folder / "p.h5", folder / "s.train.csv", folder / "s.valid.csv", *written.values(), **arguments)
+    return {name: pd.read_csv(path) for name, path in written.items()}
+
+
+@pytest.mark.parametrize("kind", ["label", "morphology", "shuffled"])
+def test_prompts_say_what_their_columns_say(study: Path, kind: str) -> None:
+    tables = build(study, kind)
+    for split in ("train", "valid"):
+        table, subset = tables[split], pd.read_csv(study / f"s.{split}.csv")
+        assert list(table.columns) == ["row", "id", "label", "cluster", "prompt", "true_cluster"]
+        assert table[["row", "id", "label"]].equals(subset[["row", "id", "label"]])
+        assert table["true_cluster"].equals(subset["cluster"])
+        assert (kind == "shuffled") != table["cluster"].equals(table["true_cluster"])
+        assert table.groupby(["label", "cluster"]).size().equals(subset.groupby(["label", "cluster"]).size())
+    assert list(tables["generate"].columns) == ["number", "label", "cluster", "prompt"]
+    assert tables["generate"]["number"].tolist() == list(range(101))
+    assert tables["generate"]["label"].tolist() == [n % 2 for n in range(101)]
+    for table in tables.values():
+        for label, cluster, prompt in zip(table["label"], table["cluster"], table["prompt"], strict=True):
+            plain = f"Histology image of {('healthy', 'cancer')[label]} tissue"
+            assert prompt == (plain if kind == "label" else f"{plain}, morphology type {number_words(cluster)}")
+
+
+def test_every_arm_generates_the_same_labels_and_clusters(study: Path) -> None:
+    drawn = [build(study, kind)["generate"][["number", "label", "cluster"]] for kind in ("label", "morphology", "shuffled")]
+    assert drawn[0].equals(drawn[1]) and drawn[1].equals(drawn[2])
+    assert not drawn[0].equals(build(study, "label", seed=4)["generate"][["number", "label", "cluster"]])
+
+
+def test_shuffled_prompts_tell_nothing_within_a_label(study: Path) -> None:
+    table = build(study, "shuffled")["train"]
+    for _, own in table.groupby("label"):
+        assert abs(adjusted_mutual_info_score(own["true_cluster"], own["cluster"])) < 0.01
+    # Over both labels they do tell the label, and with it the clusters that only one label has: not the shuffle's doing.
+    assert adjusted_mutual_info_score(table["true_cluster"], table["cluster"]) > 0.05
+
+
+def test_a_renaming_of_clusters_is_no_shuffle() -> None:
+    clusters = np.arange(1200) % 6
+    with pytest.raises(RuntimeError, match=r"AMI 1\.000"):
+        check_meaningless("x", np.zeros(1200, np.int64), clusters, (clusters + 1) % 6)
+
+
+def test_files_are_the_same_every_time(study: Path) -> None:
+    build(study, "shuffled")
+    first = {path: path.read_bytes() for path in study.glob("shuffled.*.csv")}
+    build(study, "shuffled")
+    assert len(first) == 3 and all(path.read_bytes() == content for path, content in first.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "parts"),
+    [
+        ("colour", {}, ["'colour'", "one of label, morphology, shuffled"]),
+        ("morphology", {"templates": TEMPLATES | {"morphology": "{label}"}}, ["prompts.morphology", "no placeholder {index}"]),
+        ("label", {"templates": TEMPLATES | {"label": "{organ}"}}, ["prompts.label", "unknown placeholder {organ}"]),
+    ],
+)
+def test_bad_settings(study: Path, kind: str, changes: dict, parts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        build(study, kind, **changes)
+    assert all(part in str(caught.value) for part in parts)
+    assert not list(study.glob(f"{kind}.*.csv"))
+
+
+def test_a_class_without_training_images_is_refused(study: Path) -> None:
+    pd.read_csv(study / "s.train.csv").query("label == 0").to_csv(study / "s.train.csv", index=False)
+    with pytest.raises(InputError, match="no training image of the class `cancer`"):
+        build(study, "label")
+
+
+def test_shuffling_one_prompt_a_label_is_refused(study: Path) -> None:
+    pd.read_csv(study / "s.train.csv").assign(cluster=1).to_csv(study / "s.train.csv", index=False)
+    build(study, "morphology")
+    with pytest.raises(InputError, match="one cluster only for label 0"):
+        build(study, "shuffled")

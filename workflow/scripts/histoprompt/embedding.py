@@ -1,0 +1,268 @@
+"""Patches to feature vectors, by any image encoder in the format of the transformers library."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from torch.nn.functional import interpolate
+from transformers import AutoModel
+
+from histoprompt.devices import resolve_device
+from histoprompt.errors import InputError
+from histoprompt.files import atomic
+from histoprompt.job import progress
+from histoprompt.patches import Images, PatchFile
+
+_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+_PILLOW_FILTERS = {2: "bilinear", 3: "bicubic"}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an encoder does to pixels before its first layer.
+
+    Attributes
+    ----------
+    height, width : of the model's input, pixels.
+    factor : the one factor that uint8 values are multiplied by, 1/255 as a rule.
+    mean, std : of each channel, after the factor.
+    mode : `bilinear` or `bicubic`.
+    """
+
+    height: int
+    width: int
+    factor: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mode: str
+
+    @classmethod
+    def from_config(cls, path: Path) -> Preprocessing:
+        """Read a `preprocessor_config.json`.
+
+        A patch is resized to the input size as a whole: where the processor would resize to more and cut the margin off, the
+        size after the cut is taken, since a patch's margin is tissue as its centre is.
+        """
+        try:
+            config: Mapping[str, Any] = json.loads(path.read_text())
+            size = config["crop_size"] if config.get("do_center_crop") else config["size"]
+            edges = size if isinstance(size, Mapping) else {"shortest_edge": size}
+            height, width = (edges[name] if name in edges else edges["shortest_edge"] for name in ("height", "width"))
+            normalize = config.get("do_normalize", True)
+            return cls(
+                height=int(height),
+                width=int(width),
+                factor=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
+                mean=tuple(config["image_mean"]) if normalize else (0.0,) * 3,
+                std=tuple(config["image_std"]) if normalize else (1.0,) * 3,
+                mode=_PILLOW_FILTERS[config.get("resample", 2)],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _no_encoder(path.parent, f"{path.name} is absent or unusable ({_first_line(error)})") from error
+
+    def __call__(self, images: Images, device: torch.device) -> torch.Tensor:
+        """uint8 (n, P, P, 3) -> float32 (n, 3, height, width) on `device`."""
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() * self.factor
+        if pixels.shape[2:] != (self.height, self.width):
+            # Anti-aliasing also chooses Pillow's cubic kernel (a = -0.5), with which these models were trained, also where a
+            # patch grows and nothing is averaged.
+            pixels = interpolate(pixels, (self.height, self.width), mode=self.mode, antialias=True)
+            pixels = pixels.clamp(0.0, 255.0 * self.factor)
+        mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=device).view(3, 1, 1)
+        return (pixels - mean) / std
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An image encoder, ready to use.
+
+    Attributes
+    ----------
+    model : a transformers model whose main input is `pixel_values`, in evaluation mode, weights in float32.
+    preprocessing : of its pixels.
+    class_token : features are the class token of the last layer, after the final layer norm; else the pooled map.
+    dimension : of a feature vector, d.
+    device, dtype : where, and in which precision (autocast), it computes.
+    """
+
+    model: Any
+    preprocessing: Preprocessing
+    class_token: bool
+    dimension: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_encoder(model: str | Path, revision: str | None, *, device: torch.device, dtype: str) -> Encoder:
+    """Load an encoder from a folder or, pinned by its commit, from the hub; safetensors only, never remote code.
+
+    Parameters
+    ----------
+    model : a folder with config.json, model.safetensors and preprocessor_config.json, or a hub id.
+    revision : the 40 hexadecimal digits of a hub model's commit; None for a folder.
+    dtype : `float32` or `bfloat16` (autocast: weights stay in float32).
+
+    Raises
+    ------
+    InputError : no such folder, a hub id without a commit or that cannot be downloaded, no image encoder, weights that are
+        missing or are no safetensors.
+    """
+    folder = model_folder(model, revision)
+    if (folder / "model_index.json").is_file():
+        raise _no_encoder(folder, "a diffusers pipeline (model_index.json)")
+    if not (folder / "config.json").is_file():
+        raise _no_encoder(folder, "no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise _no_encoder(folder, "no *.safetensors file")
+    preprocessing = Preprocessing.from_config(folder / "preprocessor_config.json")
+    try:
+        network, report = AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _no_encoder(folder, f"a model that cannot be loaded ({_first_line(error)})") from error
+    if getattr(network, "main_input_name", None) != "pixel_values":
+        raise _no_encoder(folder, f"{type(network).__name__}, which takes no images")
+    class_token = any(name.split(".")[-1] == "cls_token" for name, _ in network.named_parameters())
+    # The library fills weights that a file lacks with random numbers. The pooler behind a class token is not used here.
+    missing = sorted(name for name in report["missing_keys"] if not (class_token and "pooler" in name.split(".")))
+    if missing:
+        raise _no_encoder(folder, f"weights without {len(missing)} of the model's tensors, {missing[0]} the first")
+    network = network.eval().requires_grad_(False).to(device)
+    probe = Encoder(network, preprocessing, class_token, 0, device, _DTYPES[dtype])
+    try:
+        features = embed(probe, np.zeros((1, preprocessing.height, preprocessing.width, 3), np.uint8))
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise _no_encoder(folder, f"{type(network).__name__}, which fails on its first image ({_first_line(error)})") from error
+    return Encoder(network, preprocessing, class_token, features.shape[1], device, _DTYPES[dtype])
+
+
+@torch.inference_mode()
+def embed(encoder: Encoder, images: Images) -> npt.NDArray[np.float32]:
+    """Features of uint8 (n, P, P, 3) images, computed as one batch: float32 (n, d)."""
+    pixels = encoder.preprocessing(images, encoder.device)
+    with torch.autocast(encoder.device.type, encoder.dtype, enabled=encoder.dtype != torch.float32):
+        output = encoder.model(pixel_values=pixels)
+    features = output.last_hidden_state[:, 0] if encoder.class_token else output.pooler_output.flatten(1)
+    return features.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def embed_images(
+    images_h5: str | Path,
+    embeddings_npy: str | Path,
+    *,
+    model: str | Path,
+    revision: str | None,
+    batch_size: int,
+    dtype: str,
+    device: str,
+    threads: int,
+) -> None:
+    """Write the features of every image of a patch file: float32 (N, d), row i = image i.
+
+    Parameters
+    ----------
+    images_h5 : a patch file.
+    embeddings_npy : written.
+    model, revision : as `load_encoder`.
+    batch_size : images computed at once. A short last batch is filled up, so that all results come from one batch shape.
+    dtype : `float32` or `bfloat16`.
+    device : `auto`, `cpu` or `cuda`.
+    threads : of the CPU.
+
+    Raises
+    ------
+    InputError : what `load_encoder` raises, or features that are not finite.
+    """
+    torch.set_num_threads(threads)
+    with PatchFile(images_h5) as images:
+        encoder = load_encoder(model, revision, device=resolve_device(device), dtype=dtype)
+        with atomic(embeddings_npy) as temporary:
+            shape = (len(images), encoder.dimension)
+            features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            batches = -(-len(images) // batch_size)
+            for start, batch in progress(images.chunks(batch_size), "embed images", total=batches, unit="batch"):
+                count = len(batch)
+                filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - count, axis=0)])
+                part = embed(encoder, filled)[:count]
+                if not np.isfinite(part).all():
+                    row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
+                    raise InputError(
+                        images_h5,
+                        found=f"features of image {row} (id {images.ids[row]}) that are not finite, by {model} in {dtype}",
+                        expected="finite features",
+                        remedy="use `dtype: float32` for this encoder, or another model",
+                    )
+                features[start : start + count] = part
+            features.flush()
+            del features
+
+
+def model_folder(model: str | Path, revision: str | None) -> Path:
+    """The folder of a model's files; a hub model's is in the local cache, downloaded first if need be.
+
+    Raises
+    ------
+    InputError : neither a folder nor a pinned hub id, or the files are neither in the cache nor within reach.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        raise InputError(
+            folder,
+            found="no folder of this name",
+            expected="a model folder, or a hub id of the form owner/name",
+            remedy="correct the path under the config key `encoders`, or make the file's folder first",
+        )
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise InputError(
+            f"config key `encoders.*.revision` of {model}",
+            found=f"{revision!r}, and no folder {model}",
+            expected="the 40 hexadecimal digits of a commit, if this is a hub id",
+            remedy="pin the model: copy the commit from its page's file history; or correct the path of the folder",
+        )
+    for local in (True, False):
+        try:
+            cached = Path(snapshot_download(str(model), revision=revision, allow_patterns=list(_FILES), local_files_only=local))
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+            reason = _first_line(error)
+        else:
+            # Before the download the cache may hold a part of the model.
+            if not local or (any(cached.glob("*.safetensors")) and (cached / "preprocessor_config.json").is_file()):
+                return cached
+    include = " ".join(f"--include '{name}'" for name in _FILES)
+    raise InputError(
+        f"hub model {model}, revision {revision}",
+        found=f"not in the local cache {constants.HF_HUB_CACHE}, and it cannot be downloaded ({reason})",
+        expected="config.json, preprocessor_config.json and model.safetensors of that revision",
+        remedy=f"where there is a network run `hf download {model} --revision {revision} {include}` and copy the cache here; "
+        "or put the three files into a folder and give that folder as `model`",
+    )
+
+
+def _no_encoder(folder: Path, found: str) -> InputError:
+    return InputError(
+        folder,
+        found=found,
+        expected="an image encoder in transformers' format: config.json, model.safetensors and preprocessor_config.json",
+        remedy="give another folder, or save the model again with `save_pretrained` (model and image processor)",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+    return text.strip().split("\n")[0]
