@@ -1,0 +1,291 @@
+"""Metrics against closed forms, scipy's matrix square root, the `prdc` package, and the coverage of their intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prdc import compute_prdc
+from scipy.linalg import sqrtm
+from sklearn.neighbors import NearestNeighbors
+
+import histoprompt.metrics as module
+from histoprompt.errors import InputError
+from histoprompt.intervals import half_samples, wilson_interval
+from histoprompt.metrics import (
+    PRDC,
+    compare_features,
+    compute_metrics,
+    frechet_distance,
+    moments,
+    nearest_centroid,
+    neighbour_radii,
+    prdc,
+    prdc_of_samples,
+    prompt_fidelity,
+)
+
+seeds = st.integers(0, 2**31)
+laws = settings(deadline=None, max_examples=25)
+
+
+def gaussian(n: int, d: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    return (np.random.default_rng(seed).normal(size=(n, d)) * scale + shift).astype(np.float32)
+
+
+def tissue_like(n: int, d: int, seed: int, *, shift: float = 0.0) -> np.ndarray:
+    """Features as encoders give them: strongly correlated, with a decaying spectrum, away from the origin."""
+    mixing = np.random.default_rng(99).normal(size=(d, d)) * (1 / np.arange(1, d + 1))[:, None]
+    return (gaussian(n, d, seed, shift=shift) @ mixing + 3).astype(np.float32)
+
+
+@pytest.mark.parametrize("rows", [None, np.array([0, 5, 6, 7, 9, 4999])])
+def test_moments_are_numpys(rows: np.ndarray | None) -> None:
+    features = tissue_like(5000, 6, 0)
+    mean, cov = moments(features, rows)
+    chosen = features.astype(np.float64)[... if rows is None else rows]
+    np.testing.assert_allclose(mean, chosen.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(cov, np.cov(chosen, rowvar=False), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 5, 64, 200])
+def test_frechet_is_the_matrix_square_root_formula(d: int) -> None:
+    """clean-fid's formula, with scipy's square root of the non-symmetric product."""
+    mean1, cov1 = moments(tissue_like(600, d, 1))
+    mean2, cov2 = moments(tissue_like(500, d, 2, shift=0.2))
+    expected = ((mean1 - mean2) ** 2).sum() + np.trace(cov1 + cov2 - 2 * np.real(sqrtm(cov1 @ cov2)))
+    assert frechet_distance(mean1, cov1, mean2, cov2) == pytest.approx(expected, rel=1e-6)
+
+
+@laws
+@given(seeds)
+def test_frechet_of_commuting_gaussians_is_in_closed_form(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(generator.normal(size=(7, 7)))
+    a, b = generator.uniform(0, 3, (2, 7))
+    mean1, mean2 = generator.normal(size=(2, 7))
+    expected = ((mean1 - mean2) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    value = frechet_distance(mean1, (basis * a) @ basis.T, mean2, (basis * b) @ basis.T)
+    assert value == pytest.approx(expected, rel=1e-6)
+
+
+@laws
+@given(seeds)
+def test_frechet_is_symmetric_zero_of_itself_and_the_same_in_every_rotation(seed: int) -> None:
+    one, two = moments(gaussian(40, 6, seed)), moments(gaussian(50, 6, seed + 1, shift=0.3))
+    value = frechet_distance(*one, *two)
+    assert frechet_distance(*two, *one) == pytest.approx(value, rel=1e-9)
+    assert frechet_distance(*one, *one) == pytest.approx(0, abs=1e-9 * np.trace(one[1]))
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))
+    turned = [part for mean, cov in (one, two) for part in (turn @ mean, turn @ cov @ turn.T)]
+    assert frechet_distance(*turned) == pytest.approx(value, rel=1e-9)
+
+
+def test_frechet_of_constant_images_is_finite() -> None:
+    constant, spread = moments(np.full((50, 4), 2.0, np.float32)), moments(gaussian(50, 4, 0))
+    expected = ((constant[0] - spread[0]) ** 2).sum() + np.trace(spread[1])
+    assert frechet_distance(*constant, *spread) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_prdc_is_the_package_of_its_authors(k: int, shift: float) -> None:
+    real, fake = tissue_like(300, 24, 1), tissue_like(220, 24, 2, shift=shift)
+    expected = compute_prdc(real, fake, k)
+    assert prdc(real, fake, k) == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-6)
+
+
+def test_prdc_of_samples_is_prdc_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = tissue_like(161, 12, 1), tissue_like(120, 12, 2, shift=0.3)
+    samples = list(zip(half_samples(161, 6, seed=0, side=0), half_samples(120, 6, seed=0, side=1), strict=True))
+    whole = prdc_of_samples(real, fake, 4, samples)
+    for s, (rows, others) in enumerate([(np.arange(161), np.arange(120)), *samples]):
+        expected = compute_prdc(real[rows], fake[others], 4)
+        assert {name: whole[name][s] for name in PRDC} == pytest.approx({name: float(v) for name, v in expected.items()})
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 8 * 161 * 7)
+    monkeypatch.setattr(module, "_TILE", 13)
+    for name, values in prdc_of_samples(real, fake, 4, samples).items():
+        assert np.array_equal(values, whole[name])
+
+
+def test_radii_of_samples_are_exact_where_the_list_of_neighbours_is_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = gaussian(90, 5, 0)
+    samples = half_samples(90, 5, seed=1, side=0)
+    monkeypatch.setattr(module, "_SPARE_NEIGHBOURS", -7)  # 4 k - 7 = 1 neighbour listed
+    radii = neighbour_radii(points, 2, samples)
+    for rows, of_sample in zip(samples, radii, strict=True):
+        distances, _ = NearestNeighbors(n_neighbors=3).fit(points[rows]).kneighbors(points[rows])
+        np.testing.assert_allclose(np.sqrt(of_sample[rows]), distances[:, 2], rtol=1e-6)
+        assert (np.delete(of_sample, rows) == -1).all()
+
+
+@laws
+@given(seeds, st.floats(0.01, 100), st.floats(-50, 50))
+def test_prdc_ignores_order_scale_and_place(seed: int, scale: float, shift: float) -> None:
+    real, fake = gaussian(40, 3, seed), gaussian(35, 3, seed + 1, shift=0.4)
+    generator = np.random.default_rng(seed)
+    moved = [(generator.permutation(points).astype(np.float64) * scale + shift) for points in (real, fake)]
+    assert prdc(*moved, 3) == pytest.approx(prdc(real, fake, 3))
+
+
+def test_prdc_of_one_set_with_itself_and_of_sets_far_apart() -> None:
+    real = gaussian(60, 4, 0)
+    assert prdc(real, real, 5) == pytest.approx({"precision": 1, "recall": 1, "density": 1, "coverage": 1}, abs=0.02)
+    assert prdc(real, gaussian(60, 4, 1, shift=100), 5) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+
+
+def test_a_constant_generator_is_precise_and_recalls_nothing() -> None:
+    real = tissue_like(200, 8, 0)
+    values = prdc(real, np.repeat(real[:1], 50, axis=0), 5)
+    assert values["precision"] == 1 and values["recall"] == 0
+
+
+def test_nearest_centroid_and_prompt_fidelity() -> None:
+    features, centroids = gaussian(5000, 5, 0), gaussian(7, 5, 1)
+    expected = ((features[:, None] - centroids) ** 2).sum(2).argmin(1)
+    assert np.array_equal(nearest_centroid(features, centroids), expected)
+    named = expected.copy()
+    named[:1000] = (named[:1000] + 1) % 7
+    low, high = wilson_interval(4000, 5000)
+    assert prompt_fidelity(features, centroids, named) == {"value": 0.8, "low": low, "high": high}
+
+
+def test_intervals_hold_the_value_of_the_metric_at_this_size() -> None:
+    """Simulated on Gaussians of known distance; the target is the estimator's mean at this N."""
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in ("fd", *PRDC)}
+    for repetition in range(200):
+        compared = compare_features(
+            gaussian(500, 8, 2 * repetition, shift=0.3),
+            gaussian(500, 8, 2 * repetition + 1),
+            k=5,
+            subsamples=20,
+            seed=repetition,
+        )
+        for name, found in cells.items():
+            found.append(compared[name])
+    for name, found in cells.items():
+        target = np.mean([cell["value"] for cell in found])
+        covered = np.mean([cell["low"] <= target <= cell["high"] for cell in found])
+        assert 0.88 <= covered <= 0.995, (name, covered)
+
+
+def test_resampling_with_replacement_would_be_the_trap() -> None:
+    """Why there is no bootstrap here: repeated rows shrink covariance and radii, and the interval excludes the value itself."""
+    images, reference = tissue_like(300, 64, 0, shift=0.1), tissue_like(300, 64, 1)
+    value = frechet_distance(*moments(reference), *moments(images))
+    recall = prdc(reference, images, 5)["recall"]
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(60):
+        rows, others = generator.integers(300, size=(2, 300))
+        drawn.append(
+            (
+                frechet_distance(*moments(reference, rows), *moments(images, others)),
+                prdc(reference[rows], images[others], 5)["recall"],
+            )
+        )
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    assert not low[0] <= value <= high[0]
+    assert not low[1] <= recall <= high[1]
+    cells = compare_features(images, reference, k=5, subsamples=20, seed=0)
+    assert cells["fd"]["low"] <= value <= cells["fd"]["high"]
+    assert cells["recall"]["low"] <= recall <= cells["recall"]["high"]
+
+
+def test_undefined_metrics_say_why_and_leave_the_others() -> None:
+    few = compare_features(gaussian(20, 20, 0), gaussian(100, 20, 1), k=5, subsamples=5, seed=0)
+    assert few["fd"] == {"value": None, "low": None, "high": None, "reason": few["fd"]["reason"]}
+    assert "20 images and 100 reference images" in few["fd"]["reason"] and "more than 20" in few["fd"]["reason"]
+    assert few["precision"]["low"] <= few["precision"]["value"] <= few["precision"]["high"]
+    halves = compare_features(gaussian(30, 20, 0), gaussian(100, 20, 1), k=5, subsamples=5, seed=0)
+    assert halves["fd"]["value"] > 0 and halves["fd"]["low"] is None and "halves" in halves["fd"]["reason"]
+    tiny = compare_features(gaussian(5, 2, 0), gaussian(100, 2, 1), k=5, subsamples=5, seed=0)
+    assert all(tiny[name]["value"] is None and "more than 5 of each" in tiny[name]["reason"] for name in PRDC)
+    assert tiny["fd"]["value"] > 0
+    small = compare_features(gaussian(10, 2, 0), gaussian(100, 2, 1), k=5, subsamples=5, seed=0)
+    assert small["recall"]["value"] is not None and small["recall"]["low"] is None
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> dict[str, Any]:
+    """Files of a small image set: arguments of `compute_metrics`."""
+    np.save(tmp_path / "images.npy", gaussian(60, 6, 0))
+    np.save(tmp_path / "other.npy", gaussian(60, 3, 5))
+    np.save(tmp_path / "test.npy", gaussian(90, 6, 1))
+    np.save(tmp_path / "test_other.npy", gaussian(90, 3, 6))
+    np.save(tmp_path / "centroids.npy", gaussian(4, 6, 2))
+    pd.DataFrame({"id": [f"t{i}" for i in range(90)], "label": 0, "kept": np.arange(90) % 9 > 0}).to_csv(
+        tmp_path / "kept.csv", index=False
+    )
+    clusters = nearest_centroid(np.load(tmp_path / "images.npy"), np.load(tmp_path / "centroids.npy"))
+    pd.DataFrame({"number": range(60), "label": np.arange(60) % 2, "cluster": clusters}).to_csv(
+        tmp_path / "images.csv", index=False
+    )
+    return {
+        "features": {"dino": tmp_path / "images.npy", "other": tmp_path / "other.npy"},
+        "reference": {"dino": tmp_path / "test.npy", "other": tmp_path / "test_other.npy"},
+        "reference_kept_csv": tmp_path / "kept.csv",
+        "images_csv": tmp_path / "images.csv",
+        "centroids_npy": tmp_path / "centroids.npy",
+        "metrics_json": tmp_path / "metrics.json",
+        "name": "label",
+        "morphology_encoder": "dino",
+        "neighbours": 5,
+        "subsamples": 6,
+        "seed": 1,
+    }
+
+
+def test_compute_metrics_writes_everything_against_the_kept_reference(study: dict[str, Any]) -> None:
+    compute_metrics(**study)
+    report = json.loads(study["metrics_json"].read_text())
+    assert (report["name"], report["images"], report["reference"], report["protocol"]) == ("label", 60, 80, "matched")
+    assert report["prompt_fidelity"]["value"] == 1.0
+    assert "without replacement" in report["interval"] and report["subsamples"] == 6 and report["seed"] == 1
+    assert [encoder["dimension"] for encoder in report["encoders"].values()] == [6, 3]
+    kept = np.load(study["reference"]["dino"])[np.arange(90) % 9 > 0]
+    images = np.load(study["features"]["dino"])
+    expected = frechet_distance(*moments(kept), *moments(images))
+    assert report["encoders"]["dino"]["fd"]["value"] == pytest.approx(expected)
+    assert report["encoders"]["dino"]["recall"]["value"] == pytest.approx(float(compute_prdc(kept, images, 5)["recall"]))
+    before = study["metrics_json"].read_bytes()
+    compute_metrics(**study)
+    assert study["metrics_json"].read_bytes() == before
+
+
+def test_prompt_fidelity_needs_the_encoder_of_the_clusters(study: dict[str, Any]) -> None:
+    compute_metrics(**study | {"morphology_encoder": "uni"})
+    cell = json.loads(study["metrics_json"].read_text())["prompt_fidelity"]
+    assert cell["value"] is None and "uni is not among" in cell["reason"]
+
+
+def test_unusable_features_end_in_one_message(study: dict[str, Any], tmp_path: Path) -> None:
+    def refused(change: dict[str, Any], *parts: str) -> None:
+        with pytest.raises(InputError) as caught:
+            compute_metrics(**study | change)
+        assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+    broken = gaussian(60, 6, 0)
+    broken[7, 2] = np.inf
+    np.save(tmp_path / "broken.npy", broken)
+    np.save(tmp_path / "short.npy", gaussian(59, 6, 0))
+    np.save(tmp_path / "flat.npy", np.zeros(60, np.float32))
+    (tmp_path / "text.npy").write_text("no array")
+    other = study["features"]["other"]
+    refused({"features": {"dino": tmp_path / "broken.npy"}}, "broken.npy", "1 of 60 rows", "row 7", "float32")
+    refused({"features": {"dino": tmp_path / "short.npy"}}, "short.npy", "59 images", "60 images")
+    refused({"features": {"dino": tmp_path / "flat.npy"}}, "flat.npy", "(60,)", "(N, d)")
+    refused({"features": {"dino": tmp_path / "text.npy"}}, "text.npy", ".npy file")
+    refused({"features": {"dino": other}}, "width 3", "width 6", "test.npy")
+    refused({"morphology_encoder": "other"}, "width 3", "width 6", "centroids.npy")
+    pd.DataFrame({"kept": [False] * 90}).to_csv(tmp_path / "none.csv", index=False)
+    refused({"reference_kept_csv": tmp_path / "none.csv"}, "none.csv", "no patch is kept", "outliers")
+    pd.DataFrame({"kept": [True] * 91}).to_csv(tmp_path / "long.csv", index=False)
+    refused({"reference_kept_csv": tmp_path / "long.csv"}, "90 images", "91 images")
+    assert not study["metrics_json"].exists()

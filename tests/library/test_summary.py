@@ -1,0 +1,124 @@
+"""The tables at the end: every value where it belongs, what is undefined explained."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoprompt.errors import InputError
+from histoprompt.intervals import mean_interval
+from histoprompt.summary import summarise_replicates, summarise_study
+
+
+def cell(value: float | None, reason: str = "") -> dict[str, Any]:
+    if value is None:
+        return {"value": None, "low": None, "high": None, "reason": reason}
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def metrics_file(folder: Path, name: str, value: float, *, fd: float | None = None) -> Path:
+    encoder = {"dimension": 8, "k": 5, "n": 1000, "reference": 1900}
+    encoder |= {metric: cell(value + i / 10) for i, metric in enumerate(("precision", "recall", "density", "coverage"))}
+    content = {
+        "name": name,
+        "images": 1000,
+        "reference": 1900,
+        "protocol": "matched",
+        "encoders": {"dino": encoder | {"fd": cell(10 * value)}, "resnet": encoder | {"fd": cell(fd, "too few images")}},
+        "morphology_encoder": "dino",
+        "prompt_fidelity": cell(value),
+        "seed": 3,
+        "subsamples": 20,
+        "interval": "half-samples",
+    }
+    path = folder / f"{name}.metrics.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def classifier_file(folder: Path, mix: str, auc: float) -> Path:
+    content = {
+        "mix": mix,
+        "auc": cell(auc) | {"interval": "DeLong"},
+        "train": {"images": 1000},
+        "test": {"images": 2000},
+        "settings": {"model": "small_cnn", "steps": 150},
+    }
+    path = folder / f"{mix}.classifier.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> tuple[list[dict[str, str]], str]:
+    names = ["label", "morphology", "vae", "real"]
+    metrics = [metrics_file(tmp_path, name, 0.1 * i, fd=None if name == "vae" else 30.0) for i, name in enumerate(names)]
+    mixes = {"real": 0.9, "label": 0.7, "real+label": 0.92, "morphology": 0.8, "real+morphology": 0.93}
+    classifiers = [classifier_file(tmp_path, mix, auc) for mix, auc in mixes.items()]
+    summarise_study(metrics, classifiers, tmp_path / "s.csv", tmp_path / "s.md", study="demo")
+    with open(tmp_path / "s.csv") as stream:
+        return list(csv.DictReader(stream)), (tmp_path / "s.md").read_text()
+
+
+def test_floors_come_first_then_arms_in_their_order(page: tuple[list[dict[str, str]], str]) -> None:
+    rows, _ = page
+    assert [row["name"] for row in rows] == ["real", "vae", "label", "morphology"]
+
+
+def test_every_value_stands_in_its_column(page: tuple[list[dict[str, str]], str]) -> None:
+    rows, _ = page
+    morphology = rows[3]
+    assert float(morphology["FD-dino"]) == pytest.approx(1.0) and float(morphology["FD-dino low"]) == pytest.approx(0.99)
+    assert float(morphology["recall-resnet"]) == pytest.approx(0.2)
+    assert (morphology["AUC alone"], morphology["AUC with real"], morphology["images"]) == ("0.8", "0.93", "1000")
+    assert rows[0]["AUC alone"] == "0.9" and rows[0]["AUC with real"] == "" and rows[1]["AUC alone"] == ""
+    assert rows[1]["FD-resnet"] == "" and rows[1]["notes"] == "FD-resnet: too few images"
+    assert not any(column.startswith("FID") for column in rows[0])
+
+
+def test_the_page_reads_in_a_terminal(page: tuple[list[dict[str, str]], str]) -> None:
+    _, text = page
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 3 and all(len({len(line) for line in table}) == 1 for table in tables)
+    assert "0.200 [0.190, 0.210]" in text and "vae, FD-resnet: too few images" in text
+    text = " ".join(text.split())
+    for part in ("1900 held-out", "k = 5", "half-samples", "circular", "independent", "floor", "seed 3", "DeLong", "150 steps"):
+        assert part in text
+
+
+def test_replicates_show_every_value_and_paired_differences(tmp_path: Path) -> None:
+    base = {"label": [0.50, 0.60, 0.55], "morphology": [0.52, 0.61, 0.59]}
+    metrics = [metrics_file(tmp_path, f"{arm}-seed{s}", v[s - 1], fd=5.0) for arm, v in base.items() for s in (1, 2, 3)]
+    classifiers = [classifier_file(tmp_path, f"{arm}-seed{s}", v[s - 1]) for arm, v in base.items() for s in (1, 2, 3)]
+    summarise_replicates(
+        metrics, classifiers, tmp_path / "r.csv", tmp_path / "r.md", arms=["label", "morphology"], seeds=[1, 2, 3]
+    )
+    table = pd.read_csv(tmp_path / "r.csv")
+    assert len(table) == 2 * 3 * 12 and list(table.columns) == ["arm", "seed", "metric", "value", "low", "high", "reason"]
+    found = table[(table.metric == "AUC alone") & (table.arm == "morphology")].sort_values("seed")
+    assert found.value.tolist() == base["morphology"]
+    text = (tmp_path / "r.md").read_text()
+    low, high = mean_interval(np.subtract(base["morphology"], base["label"]))
+    row = next(line for line in text.split("## AUC alone")[1].splitlines() if line.startswith("| morphology"))
+    cells = [part.strip() for part in row.strip("|").split("|")]
+    assert cells == ["morphology", "0.520", "0.610", "0.590", "0.573", f"+0.023 [{low:+.3f}, {high:+.3f}]", "0 / 3 of 3"]
+    assert "0 / 0 of 3" in text.split("## FD-resnet")[1] and "lower is better" in text and "circular" in text
+
+
+def test_replicates_without_a_baseline_or_with_undefined_values(tmp_path: Path) -> None:
+    files = [metrics_file(tmp_path, f"{arm}-seed{s}", 0.5, fd=None) for arm in ("a", "b") for s in (1, 2)]
+    summarise_replicates(files, [], tmp_path / "r.csv", tmp_path / "r.md", arms=["a", "b"], seeds=[1, 2])
+    text = (tmp_path / "r.md").read_text()
+    assert "too few images" in (tmp_path / "r.csv").read_text() and "–" in text and "Differences" not in text
+
+
+def test_a_missing_replicate_is_named(tmp_path: Path) -> None:
+    files = [metrics_file(tmp_path, "label-seed1", 0.5)]
+    with pytest.raises(InputError, match="label-seed2"):
+        summarise_replicates(files, [], tmp_path / "r.csv", tmp_path / "r.md", arms=["label"], seeds=[1, 2])

@@ -1,0 +1,363 @@
+"""How close a set of images is to real ones: Fréchet distance, precision, recall, density, coverage, prompt fidelity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from histoprompt.errors import InputError
+from histoprompt.files import read_csv, write_json
+from histoprompt.intervals import Floats, Rows, half_sample_interval, half_samples, wilson_interval
+
+Features = npt.NDArray[np.float32]
+Cell = dict[str, Any]
+
+PRDC = ("precision", "recall", "density", "coverage")
+INTERVAL = (
+    "95 % interval of the value at this N: Student's t on half-samples of images and reference, drawn without replacement; "
+    "prompt fidelity: Wilson"
+)
+_BLOCK_BYTES = 64 * 2**20  # of one block of distances; memory does not grow with N squared
+_TILE = 4096  # rows turned into float64 at once
+_SPARE_NEIGHBOURS = 48  # listed beyond 4 k: a half-sample misses its k-th neighbour in the list about once in 10^12
+
+
+def moments(features: npt.ArrayLike, rows: Rows | None = None) -> tuple[Floats, Floats]:
+    """Mean (d,) and unbiased covariance (d, d) of features (N, d) or of some rows of them, in float64 and in chunks."""
+    features = np.asarray(features)
+    rows = np.arange(len(features)) if rows is None else rows
+    shift = features[rows[:_TILE]].mean(axis=0, dtype=np.float64)  # near the mean, so that the squares do not cancel
+    total = np.zeros(features.shape[1])
+    squares = np.zeros((features.shape[1],) * 2)
+    for start in range(0, len(rows), _TILE):
+        chunk = features[rows[start : start + _TILE]].astype(np.float64) - shift
+        total += chunk.sum(axis=0)
+        squares += chunk.T @ chunk
+    mean = total / len(rows)
+    return mean + shift, (squares - len(rows) * np.outer(mean, mean)) / (len(rows) - 1)
+
+
+def frechet_distance(mean1: Floats, cov1: Floats, mean2: Floats, cov2: Floats) -> float:
+    """Squared Fréchet distance of two Gaussians: |m1 - m2|² + tr C1 + tr C2 - 2 tr (C1 C2)^½.
+
+    The last trace is the sum of the square roots of the eigenvalues of C1^½ C2 C1^½, which is symmetric: no matrix square root
+    of a non-symmetric product, no imaginary parts. (Dowson & Landau 1982; Heusel et al. 2017.)
+
+    Parameters
+    ----------
+    mean1, mean2 : (d,).
+    cov1, cov2 : (d, d), symmetric and positive semi-definite.
+    """
+    values, vectors = np.linalg.eigh(cov1)
+    root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+    inner = root @ cov2 @ root.T
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh((inner + inner.T) / 2), 0, None)).sum()
+    gap = np.asarray(mean1) - np.asarray(mean2)
+    return max(float(gap @ gap + np.trace(cov1) + np.trace(cov2) - 2 * cross), 0.0)
+
+
+def prdc(real: npt.ArrayLike, fake: npt.ArrayLike, k: int) -> dict[str, float]:
+    """Improved precision and recall, density and coverage, with neighbourhoods of k points.
+
+    Precision: share of fake points within the k-th neighbour radius of some real point; recall: the reverse (Kynkäänniemi et
+    al. 2019). Density: mean number of real neighbourhoods around a fake point, over k; coverage: share of real points with a
+    fake one in their neighbourhood (Naeem et al. 2020). A point on a radius is outside, as in the `prdc` package.
+
+    Parameters
+    ----------
+    real : (N, d), N > k.
+    fake : (M, d), M > k.
+    k : neighbours, the point itself not counted.
+    """
+    return {name: float(values[0]) for name, values in prdc_of_samples(real, fake, k, []).items()}
+
+
+def prdc_of_samples(
+    real: npt.ArrayLike, fake: npt.ArrayLike, k: int, samples: Sequence[tuple[Rows, Rows]]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """`prdc` of all points and of samples of them, with each distance computed once, in blocks.
+
+    Parameters
+    ----------
+    real, fake, k : as in `prdc`.
+    samples : (rows of real, rows of fake), ascending and without repeats, more than k of each.
+
+    Returns
+    -------
+    metric -> float64 (1 + samples,): the value of all points, then one a sample.
+    """
+    real, fake = np.asarray(real), np.asarray(fake)
+    all_samples = [(np.arange(len(real)), np.arange(len(fake))), *samples]
+    real_radii = neighbour_radii(real, k, [rows for rows, _ in all_samples])
+    fake_radii = neighbour_radii(fake, k, [rows for _, rows in all_samples])
+    inside = np.zeros((len(all_samples), len(fake)), bool)
+    pairs, recalled, covered = (np.zeros(len(all_samples), np.int64) for _ in range(3))
+    for start, distances in _distance_blocks(real, fake):
+        block = slice(start, start + len(distances))
+        for s, (_, columns) in enumerate(all_samples):
+            rows = np.flatnonzero(real_radii[s, block] >= 0)
+            these = distances if s == 0 else distances[np.ix_(rows, columns)]
+            near = these < real_radii[s, block][rows, None]
+            pairs[s] += np.count_nonzero(near)
+            inside[s, columns] |= near.any(axis=0)
+            covered[s] += np.count_nonzero(near.any(axis=1))
+            recalled[s] += np.count_nonzero((these < fake_radii[s, columns]).any(axis=1))
+    n_real, n_fake = (np.array([len(pair[side]) for pair in all_samples]) for side in (0, 1))
+    return {
+        "precision": inside.sum(axis=1) / n_fake,
+        "recall": recalled / n_real,
+        "density": pairs / (k * n_fake),
+        "coverage": covered / n_real,
+    }
+
+
+def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> Floats:
+    """Squared distance of each point to its k-th neighbour within each sample.
+
+    Parameters
+    ----------
+    points : (N, d).
+    k : neighbours, the point itself not counted.
+    samples : ascending rows, more than k each.
+
+    Returns
+    -------
+    float64 (samples, N); -1 where a point is not in the sample.
+    """
+    points = np.asarray(points)
+    members = np.zeros((len(samples), len(points)), bool)
+    for s, rows in enumerate(samples):
+        members[s, rows] = True
+    radii = np.full(members.shape, -1.0)
+    listed = min(len(points) - 1, 4 * k + _SPARE_NEIGHBOURS)
+    for start, distances in _distance_blocks(points, points):
+        rows = np.arange(len(distances))
+        distances[rows, start + rows] = np.inf
+        nearest = np.argpartition(distances, listed - 1, axis=1)[:, :listed]
+        listed_distances = np.take_along_axis(distances, nearest, axis=1)
+        order = np.argsort(listed_distances, axis=1)
+        nearest = np.take_along_axis(nearest, order, axis=1)
+        listed_distances = np.take_along_axis(listed_distances, order, axis=1)
+        for s, sample in enumerate(samples):
+            kth = np.cumsum(members[s][nearest], axis=1, dtype=np.int32) >= k
+            found = listed_distances[rows, kth.argmax(axis=1)]
+            for row in np.flatnonzero(~kth[:, -1] & members[s, start + rows]):
+                found[row] = np.partition(distances[row, sample], k - 1)[k - 1]
+            radii[s, start + rows] = np.where(members[s, start + rows], found, -1.0)
+    return radii
+
+
+def _distance_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Iterator[tuple[int, Floats]]:
+    """(first row, squared Euclidean distances (rows, len(b)) in float64) over the rows of `a`."""
+    centre = b.mean(axis=0, dtype=np.float64)  # distances do not change, but less is lost where squares are subtracted
+
+    def centred(points: npt.NDArray[Any], start: int, stop: int) -> Floats:
+        chunk: Floats = points[start:stop].astype(np.float64) - centre
+        return chunk
+
+    lengths = np.concatenate(
+        [np.einsum("ij,ij->i", tile, tile) for tile in (centred(b, i, i + _TILE) for i in range(0, len(b), _TILE))]
+    )
+    height = max(_BLOCK_BYTES // (8 * len(b)), 1)
+    for start in range(0, len(a), height):
+        rows = centred(a, start, start + height)
+        row_lengths = np.einsum("ij,ij->i", rows, rows)
+        block = np.empty((len(rows), len(b)))
+        for i in range(0, len(b), _TILE):
+            np.matmul(rows, centred(b, i, i + _TILE).T, out=block[:, i : i + _TILE])
+        block *= -2
+        block += row_lengths[:, None]
+        block += lengths
+        # float32 features that differ by less than 1e-7 of their length are the same point; rounding must not tell them apart.
+        block[block < 1e-14 * (row_lengths.max() + lengths.max())] = 0
+        yield start, block
+
+
+def nearest_centroid(features: npt.ArrayLike, centroids: npt.ArrayLike) -> Rows:
+    """Number of the nearest centroid (k, d) of each feature vector (N, d): int64 (N,)."""
+    # Centroids minus half their squared length: one product a chunk, as the points' own lengths do not change the order.
+    features, centroids = np.asarray(features), np.asarray(centroids, dtype=np.float64)
+    offset = 0.5 * np.einsum("ij,ij->i", centroids, centroids)
+    chunks = (features[i : i + _TILE].astype(np.float64) for i in range(0, len(features), _TILE))
+    return np.concatenate([(chunk @ centroids.T - offset).argmax(axis=1) for chunk in chunks])
+
+
+def compare_features(images: npt.ArrayLike, reference: npt.ArrayLike, *, k: int, subsamples: int, seed: int) -> dict[str, Any]:
+    """Every metric of one encoder: images (N, d) against reference (M, d).
+
+    A metric that is undefined for these sizes has the value None and says why; so does an interval.
+
+    Parameters
+    ----------
+    k : neighbours of precision, recall, density and coverage.
+    subsamples : half-samples behind each interval.
+    seed : of the half-samples: equal sizes get equal halves, so image sets can be compared.
+    """
+    images, reference = np.asarray(images), np.asarray(reference)
+    smaller, dimension = min(len(images), len(reference)), images.shape[1]
+    halves = list(
+        zip(
+            half_samples(len(reference), subsamples, seed=seed, side=0),
+            half_samples(len(images), subsamples, seed=seed, side=1),
+            strict=True,
+        )
+    )
+    sizes = f"{len(images)} images and {len(reference)} reference images"
+    cells: dict[str, Cell] = {}
+    if smaller <= dimension:
+        cells["fd"] = _undefined(f"{sizes}: a covariance in {dimension} dimensions needs more than {dimension} of each")
+    else:
+        value = frechet_distance(*moments(reference), *moments(images))
+        if smaller // 2 <= dimension:
+            cells["fd"] = _without_interval(value, f"{sizes}: halves are not larger than the dimension, {dimension}")
+        else:
+            values = [frechet_distance(*moments(reference, rows), *moments(images, others)) for rows, others in halves]
+            cells["fd"] = _cell(value, *half_sample_interval(value, values))
+    if smaller <= k:
+        cells |= {name: _undefined(f"{sizes}: {k} neighbours need more than {k} of each") for name in PRDC}
+    elif smaller // 2 <= k:
+        reason = f"{sizes}: halves are too small for {k} neighbours"
+        cells |= {name: _without_interval(value, reason) for name, value in prdc(reference, images, k).items()}
+    else:
+        for name, values_of_samples in prdc_of_samples(reference, images, k, halves).items():
+            value = float(values_of_samples[0])
+            high = np.inf if name == "density" else 1.0
+            cells[name] = _cell(value, *half_sample_interval(value, values_of_samples[1:], high=high))
+    return {"dimension": dimension, "k": k, "n": len(images), "reference": len(reference), **cells}
+
+
+def prompt_fidelity(features: npt.ArrayLike, centroids: npt.ArrayLike, clusters: npt.ArrayLike) -> Cell:
+    """Share of images (N, d) whose nearest centroid (k, d) is the cluster (N,) named by their row, with Wilson's interval."""
+    hits = int((nearest_centroid(features, centroids) == np.asarray(clusters)).sum())
+    n = len(np.asarray(clusters))
+    return _cell(hits / n, *wilson_interval(hits, n))
+
+
+def _cell(value: float, low: float, high: float) -> Cell:
+    return {"value": value, "low": low, "high": high}
+
+
+def _without_interval(value: float, reason: str) -> Cell:
+    return {"value": value, "low": None, "high": None, "reason": reason}
+
+
+def _undefined(reason: str) -> Cell:
+    return {"value": None, "low": None, "high": None, "reason": reason}
+
+
+def compute_metrics(
+    features: Mapping[str, str | Path],
+    reference: Mapping[str, str | Path],
+    reference_kept_csv: str | Path,
+    images_csv: str | Path,
+    centroids_npy: str | Path,
+    metrics_json: str | Path,
+    *,
+    name: str,
+    morphology_encoder: str,
+    neighbours: int,
+    subsamples: int,
+    seed: int,
+) -> None:
+    """Write every metric of one image set, a key an encoder.
+
+    Parameters
+    ----------
+    features : encoder -> features of the images, float32 (N, d).
+    reference : encoder -> features of the whole held-out split, float32 (M, d).
+    reference_kept_csv : the split's outlier table; rows that are not `kept` are left out.
+    images_csv : `number,label,cluster` of the images.
+    centroids_npy : (clusters, d) in the space of `morphology_encoder`.
+    metrics_json : output.
+    name : of the image set.
+    morphology_encoder : the encoder that made the clusters; prompt fidelity is measured in its space.
+    neighbours : k of precision, recall, density and coverage.
+    subsamples : half-samples behind every interval.
+    seed : of the half-samples.
+
+    Raises
+    ------
+    InputError : features that are missing, not finite, of other widths or lengths than their tables.
+    """
+    table = read_csv(images_csv, ("number", "label", "cluster"))
+    reference_table = read_csv(reference_kept_csv, ("kept",))
+    kept = np.flatnonzero(reference_table["kept"].to_numpy().astype(bool))
+    if not kept.size:
+        raise InputError(
+            reference_kept_csv,
+            found="no patch is kept",
+            expected="a held-out split with patches that pass the outlier filter",
+            remedy="look at the reasons in this table; relax the config key `outliers` if good tissue was dropped",
+        )
+    encoders = {}
+    fidelity = _undefined(f"the clusters' encoder {morphology_encoder} is not among the evaluation's encoders")
+    for encoder, path in features.items():
+        images, held_out = _load_features(path), _load_features(reference[encoder])
+        _check_rows(path, len(images), images_csv, len(table))
+        _check_rows(reference[encoder], len(held_out), reference_kept_csv, len(reference_table))
+        _check_width(path, images, f"the reference {reference[encoder]}", held_out)
+        encoders[encoder] = compare_features(images, held_out[kept], k=neighbours, subsamples=subsamples, seed=seed)
+        if encoder == morphology_encoder:
+            centroids = _load_features(centroids_npy)
+            _check_width(path, images, f"the clusters {centroids_npy}", centroids)
+            fidelity = prompt_fidelity(images, centroids, table["cluster"].to_numpy())
+    write_json(
+        metrics_json,
+        {
+            "name": name,
+            "images": len(table),
+            "reference": int(kept.size),
+            "protocol": "matched",
+            "encoders": encoders,
+            "morphology_encoder": morphology_encoder,
+            "prompt_fidelity": fidelity,
+            "seed": seed,
+            "subsamples": subsamples,
+            "interval": INTERVAL,
+        },
+    )
+
+
+def _load_features(path: str | Path) -> Features:
+    """Rows of finite numbers, or an `InputError`."""
+    remedy = "delete it and run the same command again"
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(path, found=f"no readable array ({error})", expected="an .npy file", remedy=remedy) from error
+    if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating) or 0 in features.shape:
+        found = f"an array of shape {features.shape}, dtype {features.dtype}"
+        raise InputError(path, found=found, expected="float32 features (N, d)", remedy=remedy)
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if broken.size:
+        raise InputError(
+            path,
+            found=f"{broken.size} of {len(features)} rows with NaN or infinity, the first at row {broken[0]}",
+            expected="finite features",
+            remedy="look at that image; an encoder in half precision may overflow: set its `dtype` to float32 and run again",
+        )
+    return cast(Features, features)
+
+
+def _check_rows(path: str | Path, rows: int, table_csv: str | Path, expected: int) -> None:
+    if rows != expected:
+        raise InputError(
+            path,
+            found=f"features of {rows} images",
+            expected=f"one row for each of the {expected} images of {table_csv}",
+            remedy="delete both files and run the same command again",
+        )
+
+
+def _check_width(path: str | Path, images: Features, other: str, features: Features) -> None:
+    if images.shape[1] != features.shape[1]:
+        raise InputError(
+            path,
+            found=f"features of width {images.shape[1]}, but {other} of width {features.shape[1]}",
+            expected="features of one encoder on both sides",
+            remedy="delete both files and run the same command again",
+        )

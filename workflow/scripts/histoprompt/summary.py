@@ -1,0 +1,275 @@
+"""The tables at the end of a study: one row an image set, and every replicate of every arm."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoprompt.errors import InputError
+from histoprompt.files import atomic, read_json, write_csv
+from histoprompt.intervals import mean_interval
+
+Cell = Mapping[str, Any]
+Row = dict[str, Cell]
+
+FLOORS = ("real", "vae")
+BASELINE = "label"  # the paper's baseline: arms are compared with it, seed by seed
+_METRICS = {"fd": "FD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
+_FIDELITY, _ALONE, _WITH_REAL = "prompt fidelity", "AUC alone", "AUC with real"
+_LOWER_IS_BETTER = "FD-"
+_WIDTH = 120  # characters of a line of text
+
+
+def summarise_study(
+    metrics: Sequence[str | Path],
+    classifiers: Sequence[str | Path],
+    summary_csv: str | Path,
+    summary_md: str | Path,
+    *,
+    study: str,
+) -> None:
+    """Write one row an image set: `real` and `vae` first, then the arms in the order of their files.
+
+    Parameters
+    ----------
+    metrics : files of `metrics.compute_metrics`.
+    classifiers : files of `classifier.train_classifier`; mixes are `real`, the arms' names and `real+{arm}`.
+    summary_csv : output: for each metric its value, `low` and `high` (empty: undefined), and `notes` that say why.
+    summary_md : output: the same as a table to read, and what it means.
+    study : name of the study.
+    """
+    reports = {report["name"]: report for report in map(read_json, metrics)}
+    names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
+    tests = {report["mix"]: report for report in map(read_json, classifiers)}
+    rows = {name: _row(reports[name], tests) for name in names}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    write_csv(summary_csv, pd.DataFrame([_csv_row(name, reports[name]["images"], rows[name], columns) for name in names]))
+    with atomic(summary_md) as temporary:
+        temporary.write_text(_study_page(study, reports, tests, rows, columns))
+
+
+def _row(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
+    """Column -> cell of one image set. Columns of one encoder stand together."""
+    name = report["name"]
+    row: Row = {}
+    for encoder, values in report["encoders"].items():
+        row |= {f"{word}-{encoder}": values[metric] for metric, word in _METRICS.items()}
+    row[_FIDELITY] = report["prompt_fidelity"]
+    row |= {column: tests[mix]["auc"] for column, mix in ((_ALONE, name), (_WITH_REAL, f"real+{name}")) if mix in tests}
+    return row
+
+
+def _csv_row(name: str, images: int, row: Row, columns: Iterable[str]) -> dict[str, Any]:
+    flat: dict[str, Any] = {"name": name, "images": images}
+    for column in columns:
+        cell = row.get(column, {})
+        flat |= {column: cell.get("value"), f"{column} low": cell.get("low"), f"{column} high": cell.get("high")}
+    flat["notes"] = "; ".join(f"{column}: {reason}" for column, reason in _reasons(row))
+    return flat
+
+
+def _reasons(row: Row) -> list[tuple[str, str]]:
+    return [(column, cell["reason"]) for column, cell in row.items() if "reason" in cell]
+
+
+def _study_page(
+    study: str,
+    reports: Mapping[str, Mapping[str, Any]],
+    tests: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Row],
+    columns: Sequence[str],
+) -> str:
+    any_report = next(iter(reports.values()))
+    encoders = list(any_report["encoders"])
+    lines = [f"# Study {study}", ""]
+    for encoder in encoders:
+        of_encoder = [column for column in columns if column in {f"{word}-{encoder}" for word in _METRICS.values()}]
+        short = [column.removesuffix(f"-{encoder}") if column[:2] != "FD" else column for column in of_encoder]
+        lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
+        lines += [*_table(["images of", "N", *short], _cells(reports, rows, of_encoder)), ""]
+    others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL)]
+    lines += ["## Prompts and use", "", *_table(["images of", "N", *others], _cells(reports, rows, others)), ""]
+    notes = list(
+        dict.fromkeys(f"- {name}, {column}: {reason}" for name, row in rows.items() for column, reason in _reasons(row))
+    )
+    if notes:
+        lines += ["Undefined (–):", "", *notes, ""]
+    return "\n".join([*lines, *_legend(any_report, tests), ""])
+
+
+def _circular(encoder: str, report: Mapping[str, Any]) -> str:
+    if encoder == report["morphology_encoder"]:
+        return " (it made the clusters: circular for arms prompted with them)"
+    return " (independent of the clusters)"
+
+
+def _cells(reports: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], columns: Sequence[str]) -> list[list[str]]:
+    return [
+        [name, str(reports[name]["images"]), *(_show(row.get(column), column) for column in columns)]
+        for name, row in rows.items()
+    ]
+
+
+def _show(cell: Cell | None, column: str) -> str:
+    if cell is None:
+        return ""
+    if cell["value"] is None:
+        return "–"
+    digits = 2 if column.startswith(_LOWER_IS_BETTER) else 3
+    text = f"{cell['value']:.{digits}f}"
+    return text if cell["low"] is None else f"{text} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns also line up in a terminal: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = "|" + "|".join(("-" * (width + 2)) if i == 0 else ("-" * (width + 1) + ":") for i, width in enumerate(widths)) + "|"
+    return [line(head), rule, *map(line, body)]
+
+
+def _legend(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    k = sorted({values["k"] for values in report["encoders"].values()})
+    lines = [
+        f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter; images at the patch "
+        f"size (protocol `{report['protocol']}`). FD-x is the Fréchet distance in the features of encoder x, lower is better; "
+        "it is no FID. Of all others, higher is better, up to the row `real`.",
+        "- **Rows**: `real` is real training patches, as many and with the same labels as an arm's images: the floor of every "
+        "number. `vae` is the same patches through the generator's autoencoder: the best any arm can reach. The others are "
+        "arms.",
+        f"- **Precision, recall, density, coverage** with k = {', '.join(map(str, k))} neighbours. **Prompt fidelity**: share "
+        "of images nearest to the cluster drawn for them; at chance level where the prompt does not name it.",
+        f"- **Intervals** [low, high]: {report['interval']} ({report['subsamples']} half-samples, seed {report['seed']}). They "
+        "do not cover another training of the generator: only several fine-tuning seeds do.",
+    ]
+    if tests:
+        test = next(iter(tests.values()))
+        model, steps = test["settings"]["model"], test["settings"]["steps"]
+        trained = ", ".join(f"{mix} {report['train']['images']}" for mix, report in tests.items())
+        lines.append(
+            f"- **AUC** on all {test['test']['images']} real test patches ({test['auc']['interval']}) of a {model} trained for "
+            f"{steps} steps whatever the mix: on the row's images alone, and on them and real ones in equal shares. "
+            f"Training images: {trained}."
+        )
+    return [textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+
+
+def summarise_replicates(
+    metrics: Sequence[str | Path],
+    classifiers: Sequence[str | Path],
+    replicates_csv: str | Path,
+    replicates_md: str | Path,
+    *,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+) -> None:
+    """Write every value of every arm and seed, and each arm's paired difference from the baseline `label`.
+
+    Parameters
+    ----------
+    metrics, classifiers : as in `summarise_study`; image sets are named `{arm}-seed{seed}`.
+    replicates_csv : output: `arm,seed,metric,value,low,high,reason`, a row a value.
+    replicates_md : output: a table a metric; a row an arm, a column a seed.
+    arms, seeds : of the replicates; every pair must be among the files.
+    """
+    reports = {report["name"]: report for report in map(read_json, metrics)}
+    tests = {report["mix"]: report for report in map(read_json, classifiers)}
+    missing = [name for arm in arms for seed in seeds if (name := f"{arm}-seed{seed}") not in reports]
+    if missing:
+        raise InputError(
+            "metrics of the replicates",
+            found=f"none for {', '.join(missing)}",
+            expected=f"a file for each of {len(arms)} arms and {len(seeds)} seeds",
+            remedy="correct the config key `replicates`, or run these replicates first",
+        )
+    cells = {(arm, seed): _row(reports[f"{arm}-seed{seed}"], tests) for arm in arms for seed in seeds}
+    write_csv(
+        replicates_csv,
+        pd.DataFrame(
+            [
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "metric": metric,
+                    **{key: cell.get(key) for key in ("value", "low", "high", "reason")},
+                }
+                for (arm, seed), row in cells.items()
+                for metric, cell in row.items()
+            ]
+        ),
+    )
+    with atomic(replicates_md) as temporary:
+        temporary.write_text(_replicates_page(cells, next(iter(reports.values())), arms, seeds))
+
+
+def _replicates_page(
+    cells: Mapping[tuple[str, int], Row], report: Mapping[str, Any], arms: Sequence[str], seeds: Sequence[int]
+) -> str:
+    circular = report["morphology_encoder"]
+    lines = [
+        f"# {len(seeds)} replicates",
+        "",
+        f"Each column is one seed of fine-tuning and of sampling noise; {report['images']} images an arm against "
+        f"{report['reference']} held-out real patches.",
+        f"The space of `{circular}` made the clusters: read it as circular for arms prompted with them.",
+    ]
+    if BASELINE in arms:
+        lines.append(
+            f"Differences are from `{BASELINE}` at the same seed: their mean with a 95 % interval (Student's t over seeds), "
+            "and in how many seeds the arm lies below and above it."
+        )
+    lines.append("")
+    for metric in dict.fromkeys(metric for row in cells.values() for metric in row):
+        values = {arm: _values(cells, arm, seeds, metric) for arm in arms}
+        digits = 2 if metric.startswith(_LOWER_IS_BETTER) else 3
+        body = [
+            [
+                arm,
+                *(_number(value, digits) for value in of_arm),
+                _number(_mean(of_arm), digits),
+                *_difference(of_arm, values, arm, digits),
+            ]
+            for arm, of_arm in values.items()
+        ]
+        head = [metric, *(f"seed {seed}" for seed in seeds), "mean", "difference", "below / above"]
+        lines += [f"## {metric} ({'lower' if metric.startswith(_LOWER_IS_BETTER) else 'higher'} is better)", ""]
+        lines += [*_table(head, body), ""]
+    return "\n".join(lines)
+
+
+def _values(cells: Mapping[tuple[str, int], Row], arm: str, seeds: Sequence[int], metric: str) -> list[float]:
+    found = (cells[arm, seed].get(metric, {}).get("value") for seed in seeds)
+    return [np.nan if value is None else float(value) for value in found]
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))  # undefined as soon as one value is: a mean over fewer seeds could not be compared
+
+
+def _difference(of_arm: Sequence[float], values: Mapping[str, Sequence[float]], arm: str, digits: int) -> tuple[str, str]:
+    """Mean paired difference with its interval, and the count of its signs; empty for the baseline itself."""
+    if arm == BASELINE or BASELINE not in values:
+        return "", ""
+    differences = np.subtract(of_arm, values[BASELINE])
+    if np.isnan(differences).any():
+        return "–", "–"
+    text = f"{differences.mean():+.{digits}f}"
+    if differences.size > 1:
+        low, high = mean_interval(differences)
+        text += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return text, f"{(differences < 0).sum()} / {(differences > 0).sum()} of {differences.size}"
