@@ -1,0 +1,175 @@
+"""The recipe of the embedded models, in two steps each, and the shipped models themselves."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import AutoModel
+
+from histoprompt.files import folder_manifest, read_json
+from histoprompt.foundation.autoencoder import align_latents, build, psnr, train_autoencoder
+from histoprompt.foundation.diffusion import pretrain_diffusion
+from histoprompt.foundation.images import make_textures, make_tissue
+from histoprompt.foundation.residual_network import train_residual_network
+from histoprompt.foundation.text import GLOSSARY, build_tokenizer
+from histoprompt.foundation.textures import FAMILY_WORDS, PALETTES, TYPES, draw_texture
+from histoprompt.foundation.vision_transformer import train_vision_transformer
+from histoprompt.prompts import number_words
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = REPOSITORY / "resources/foundation"
+PCAM = REPOSITORY.parent / "shared/data/pcam_mini"
+needs_pcam = pytest.mark.skipif(not PCAM.is_dir(), reason="no folder shared/data/pcam_mini beside the repository")
+BRIEF = {"training_steps": 2, "seconds": None, "seed": 0, "device": "cpu", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A few training images, with a few rows renamed to real ones so that every branch of the recipe runs."""
+    folder = tmp_path_factory.mktemp("images")
+    make_tissue(folder / "tissue.npy", folder / "tissue.csv", patches=60, slides=8, seed=1, pcam_root=None, workers=1)
+    table = pd.read_csv(folder / "tissue.csv")
+    table.loc[table.index >= 40, ["source", "morphology"]] = ["pcam", -1]
+    table.to_csv(folder / "tissue.csv", index=False)
+    make_textures(folder / "textures.npy", folder / "captions.csv", pictures=30, seed=1, photograph_share=0.3, workers=1)
+    return folder
+
+
+def test_a_texture_depends_on_its_seed_alone():
+    first, caption = draw_texture((1, 2), 96)
+    again, same = draw_texture((1, 2), 96)
+    other, _ = draw_texture((1, 3), 96)
+    assert (first == again).all() and caption == same
+    assert (first != other).any()
+
+
+def test_captions_use_the_words_of_the_vocabulary_only():
+    words = {*PALETTES, *FAMILY_WORDS}
+    for seed in range(50):
+        described = draw_texture((seed,), 48)[1].split(" of ")[1].split(",")[0].split()
+        assert len(described) == 2 and set(described) <= words
+
+
+def test_every_word_of_a_prompt_is_one_token():
+    tokenizer = build_tokenizer()
+    for word in {*GLOSSARY, *PALETTES, *FAMILY_WORDS}:
+        assert len(tokenizer(word).input_ids) == 3, word
+    for number in range(TYPES):
+        assert len(tokenizer(number_words(number)).input_ids) - 2 == (3 if "-" in number_words(number) else 1)
+    prompt = "Histology image of cancer tissue, morphology type thirty-two"
+    assert len(tokenizer(prompt).input_ids) == 13
+    assert tokenizer.model_max_length == 77
+
+
+def test_aligned_latents_restore_the_same_image_and_run_from_coarse_to_fine(images):
+    torch.manual_seed(0)
+    model = build([8, 16, 16], 6, 1).eval()
+    pixels = torch.from_numpy(np.load(images / "tissue.npy")[:40]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        before = model.decode(model.encode(pixels).latent_dist.mean).sample
+        deviations = align_latents(model, pixels)
+        latents = model.encode(pixels).latent_dist.mean
+        after = model.decode(latents).sample
+    assert torch.allclose(before, after, atol=1e-4)
+    assert (deviations.diff() <= 1e-4).all()
+    assert deviations.square().mean().item() == pytest.approx(1, rel=1e-3)
+    flat = latents.transpose(0, 1).flatten(1)
+    correlation = torch.corrcoef(flat) - torch.eye(6)
+    assert correlation.abs().max() < 1e-2
+
+
+def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
+    tissue, table, textures = images / "tissue.npy", images / "tissue.csv", images / "textures.npy"
+    train_vision_transformer(
+        tissue,
+        table,
+        tmp_path / "vit",
+        tmp_path / "vit.json",
+        image_size=48,
+        width=24,
+        depth=1,
+        heads=1,
+        prototypes=16,
+        local_views=2,
+        batch_size=4,
+        learning_rate=1e-3,
+        **BRIEF,
+    )
+    train_residual_network(
+        tissue,
+        table,
+        tmp_path / "resnet",
+        tmp_path / "resnet.json",
+        hidden_sizes=[8, 8, 8, 8],
+        depths=[1, 1, 1, 1],
+        batch_size=4,
+        learning_rate=1e-3,
+        **BRIEF,
+    )
+    train_autoencoder(
+        tissue,
+        table,
+        textures,
+        tmp_path / "vae",
+        tmp_path / "vae.json",
+        channels=[8, 8, 16],
+        latent_channels=4,
+        layers=1,
+        batch_size=6,
+        crop=32,
+        learning_rate=1e-3,
+        kl_weight=1e-5,
+        **BRIEF,
+    )
+    pretrain_diffusion(
+        textures,
+        images / "captions.csv",
+        tmp_path / "vae",
+        tmp_path / "diffusion",
+        tmp_path / "diffusion.json",
+        channels=[16, 16, 32],
+        text_width=32,
+        text_layers=1,
+        batch_size=4,
+        learning_rate=1e-3,
+        **BRIEF,
+    )
+    assert read_json(tmp_path / "diffusion.json")["steps"] == 2
+    assert AutoModel.from_pretrained(tmp_path / "vit").config.hidden_size == 24
+    assert AutoModel.from_pretrained(tmp_path / "resnet").config.hidden_sizes == [8, 8, 8, 8]
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "diffusion", torch_dtype=torch.float32)
+    picture = pipeline("Painted image of amber rings", num_inference_steps=2, height=96, width=96).images[0]
+    assert picture.size == (96, 96)
+
+
+def test_shipped_models_are_small_and_are_what_their_manifest_says():
+    manifest = read_json(SHIPPED / "manifest.json")
+    found = {name: digest for name, digest in folder_manifest(SHIPPED).items() if name != "manifest.json"}
+    assert found == manifest
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 24e6
+    assert {path.suffix for path in SHIPPED.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".txt", ".md", ".sha256"}
+
+
+def test_the_shipped_text_encoder_tells_all_prompts_apart():
+    pipeline = StableDiffusionPipeline.from_pretrained(SHIPPED / "diffusion", torch_dtype=torch.float32)
+    template = "Histology image of {} tissue, morphology type {}"
+    prompts = [template.format(label, number_words(n)) for label in ("healthy", "cancer") for n in range(33)]
+    tokens = pipeline.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = pipeline.text_encoder(tokens)[0].flatten(1)
+    distances = torch.cdist(states, states) / states.norm(dim=1).mean()
+    assert distances[~torch.eye(len(prompts), dtype=torch.bool)].min() > 0.05
+
+
+@needs_pcam
+def test_the_shipped_autoencoder_restores_real_patches_it_never_saw():
+    with h5py.File(PCAM / "camelyonpatch_level_2_split_test_x.h5") as file:
+        pixels = torch.from_numpy(file["x"][::4]).permute(0, 3, 1, 2).float() / 255
+    vae = StableDiffusionPipeline.from_pretrained(SHIPPED / "diffusion", torch_dtype=torch.float32).vae
+    with torch.no_grad():
+        restored = torch.cat([vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample for x in pixels.split(48)])
+    assert psnr(pixels, (restored / 2 + 0.5).clamp(0, 1)).mean() >= 24
