@@ -1,0 +1,164 @@
+"""Patches as latents: encoded once for every arm, and the autoencoder's own error, which no arm can undercut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+
+from histoprompt.devices import resolve_device
+from histoprompt.diffusion import decode_latents, load_vae, open_pipeline, to_pixels
+from histoprompt.errors import InputError
+from histoprompt.files import atomic, read_csv, write_csv, write_json
+from histoprompt.job import progress
+from histoprompt.patches import Images, Labels, PatchFile, write_patches
+from histoprompt.resizing import resize_images
+
+_PERFECT = 100.0  # dB, for a patch that comes back without any error, where PSNR is infinite
+
+
+def encode_latents(
+    patches_h5: str | Path,
+    kept_csv: str | Path,
+    latents_npy: str | Path,
+    rows_csv: str | Path,
+    *,
+    model: str | Path,
+    revision: str | None,
+    resolution: int,
+    flip: bool,
+    batch_size: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Encode the kept patches into the moments of the autoencoder's posterior, before the U-Net's scaling.
+
+    Training draws from the posterior anew in every step, so caching the moments changes nothing statistically.
+
+    Parameters
+    ----------
+    patches_h5, kept_csv : a split's patches and which of them are kept.
+    latents_npy : written: float16 (kept, 1 or 2, 2z, h, w); mean and log variance, as the patch is and, with `flip`, mirrored
+        left to right.
+    rows_csv : written: `row`, the row of `patches_h5` behind each entry of `latents_npy`.
+    model, revision : of the pipeline; its autoencoder alone is loaded.
+    resolution : pixels a side that the generator works at.
+    batch_size : images a batch; a short batch is padded, so that an image's latents do not depend on its neighbours.
+
+    Raises
+    ------
+    InputError : the model or the resolution cannot be used, no patch is kept, or the tables do not belong together.
+    """
+    torch.set_num_threads(threads)
+    place = resolve_device(device)
+    pipeline = open_pipeline(model, revision)
+    side = pipeline.latents_at(resolution)
+    kept = read_csv(kept_csv, ("kept",))["kept"].to_numpy(bool)
+    rows = np.flatnonzero(kept)
+    with PatchFile(patches_h5) as patches:
+        if len(kept) != len(patches):
+            raise InputError(
+                kept_csv,
+                found=f"{len(kept)} rows for {len(patches)} patches of {patches_h5}",
+                expected="a row for every patch",
+                remedy="delete it and run the same command again",
+            )
+        if not len(rows):
+            raise InputError(
+                kept_csv,
+                found="no patch is kept",
+                expected="patches that pass the outlier filter",
+                remedy="look at the reasons in this file; correct the data or the thresholds under `outliers`",
+            )
+        vae = load_vae(pipeline, place)
+
+        def batches() -> Iterator[npt.NDArray[np.float16]]:
+            starts = range(0, len(rows), batch_size)
+            for start in progress(starts, "encoding patches", total=len(starts), unit="batch"):
+                images = patches.take(rows[start : start + batch_size])
+                views = [images, np.ascontiguousarray(images[:, :, ::-1])] if flip else [images]
+                moments = [torch.cat(_moments(vae, view, resolution, batch_size), 1) for view in views]
+                yield torch.stack(moments, 1).half().cpu().numpy()
+
+        _write_array(latents_npy, batches(), (len(rows), 2 if flip else 1, 2 * pipeline.latent_channels, side, side))
+    write_csv(rows_csv, pd.DataFrame({"row": rows}))
+
+
+def reconstruct_patches(
+    images_h5: str | Path,
+    reconstructed_h5: str | Path,
+    report_json: str | Path,
+    *,
+    model: str | Path,
+    revision: str | None,
+    resolution: int,
+    batch_size: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Send patches through the autoencoder and back: the floor of any latent diffusion model.
+
+    Parameters
+    ----------
+    images_h5 : patches.
+    reconstructed_h5 : written: the decoded posterior means, averaged back to the patch size, with the same labels and ids.
+    report_json : written: `psnr_mean`, the mean of the patches' PSNR (a patch without error counts 100), `psnr_of_mean_mse`,
+        the PSNR of the mean squared error over all patches, both in dB on 8-bit values, and `images`.
+    model, revision, resolution, batch_size : as for `encode_latents`.
+
+    Raises
+    ------
+    InputError : the model or the resolution cannot be used.
+    """
+    torch.set_num_threads(threads)
+    place = resolve_device(device)
+    pipeline = open_pipeline(model, revision)
+    pipeline.latents_at(resolution)
+    errors: list[npt.NDArray[np.float64]] = []
+    with PatchFile(images_h5) as patches:
+        vae = load_vae(pipeline, place)
+
+        def chunks() -> Iterator[tuple[Images, Labels, list[str]]]:
+            starts = range(0, len(patches), batch_size)
+            for start in progress(starts, "autoencoder round trip", total=len(starts), unit="batch"):
+                images = patches.read(start, start + batch_size)
+                mean, _ = _moments(vae, images, resolution, batch_size)
+                padded = torch.cat([mean, mean[-1:].expand(batch_size - len(mean), -1, -1, -1)])
+                decoded = resize_images(decode_latents(vae, padded)[: len(images)], patches.size)
+                errors.append(((decoded.astype(np.float64) - images) ** 2).mean(axis=(1, 2, 3)))
+                part = slice(start, start + len(images))
+                yield decoded, patches.labels[part], patches.ids[part]
+
+        write_patches(reconstructed_h5, chunks(), classes=patches.classes, size=patches.size)
+    mse = np.concatenate(errors)
+    report = {"psnr_mean": float(psnr(mse).mean()), "psnr_of_mean_mse": float(psnr(mse.mean())), "images": len(mse)}
+    write_json(report_json, report)
+
+
+def psnr(mse: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Peak signal-to-noise ratio in dB of a mean squared error on 8-bit values, 100 at most."""
+    floor = 255.0**2 / 10 ** (_PERFECT / 10)
+    return np.asarray(10 * np.log10(255.0**2 / np.maximum(mse, floor)))
+
+
+@torch.no_grad()
+def _moments(vae: AutoencoderKL, images: Images, resolution: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Posterior mean and log variance, (n, z, h, w) each, computed on a batch of `batch_size`."""
+    padded = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
+    posterior = vae.encode(to_pixels(padded, resolution, next(vae.parameters()).device)).latent_dist
+    return posterior.mean[: len(images)], posterior.logvar[: len(images)]
+
+
+def _write_array(path: str | Path, parts: Iterator[npt.NDArray[np.float16]], shape: tuple[int, ...]) -> None:
+    """Write an .npy file part by part. Not through a memory map: on a full disk that ends the process by a signal."""
+    with atomic(path) as temporary, open(temporary, "wb") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for part in parts:
+            stream.write(np.ascontiguousarray(part).data)
