@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ def job(log: str | Path, name: str) -> Iterator[None]:
         print(error, file=sys.stderr, flush=True)
         say(f"\n{name} cannot go on:\n{error}\n")
         raise SystemExit(1) from None
+    except Exception:
+        traceback.print_exc()  # into the log; Python repeats it on the terminal
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -60,7 +64,9 @@ def say(line: str) -> None:
     os.write(_terminal[-1] if _terminal else 2, (line + "\n").encode())
 
 
-def progress(items: Iterable[T], description: str, *, total: int | None = None, unit: str = "it", initial: int = 0) -> Iterator[T]:
+def progress(
+    items: Iterable[T], description: str, *, total: int | None = None, unit: str = "it", initial: int = 0
+) -> Iterator[T]:
     """Iterate with a progress bar in the log and, every ten seconds, a line on the terminal with the time left."""
     label = f"[{_name[-1]}] {description}" if _name else description
     last = time.monotonic()

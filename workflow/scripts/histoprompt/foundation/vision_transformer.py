@@ -55,7 +55,7 @@ def view(images: Tensor, size: int, low: float, high: float, generator: torch.Ge
     matrix = torch.stack([torch.stack([cos * mirror, -sin, x], 1), torch.stack([sin * mirror, cos, y], 1)], 1)
     grid = F.affine_grid(matrix, [count, 3, size, size], align_corners=False)
     crop = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return (restain(crop, generator, strength=2.0, grey=0.3) - MEAN) / STD
+    return (restain(crop, generator, strength=2.5, grey=0.4) - MEAN) / STD
 
 
 def train_vision_transformer(

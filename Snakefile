@@ -1,0 +1,51 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# One file is one study: a study file given with --configfile takes nothing from the default one.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/morphology.smk"
+include: "workflow/rules/generator.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/foundation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        study_results(),
+
+
+rule replicate:
+    input:
+        collect("results/{study}/replicates.{form}", study=STUDY, form=["csv", "md"]),
+
+
+rule foundation:
+    input:
+        "results/foundation/models",
+
+
+localrules:
+    all,
+    replicate,
+    foundation,
+
+
+onsuccess:
+    print(closing_words(STUDY))
+
+
+onerror:
+    print(how_to_go_on(log))

@@ -1,0 +1,263 @@
+"""A study that cannot run is refused with one message; an arm's settings are the study's, save what it changes."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from histoprompt.config import arm_settings, check_config, mixes_with, morphology_of
+from histoprompt.environment import gpus_for
+from histoprompt.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Folders that look like models, for checks that read no weights."""
+    for name in ("dino-vit", "resnet"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+        (tmp_path / "diffusion" / part).mkdir(parents=True)
+    (tmp_path / "diffusion/model_index.json").write_text("{}")
+    (tmp_path / "diffusion/vae/config.json").write_text(json.dumps({"block_out_channels": [8, 8, 8, 8]}))
+    return tmp_path
+
+
+@pytest.fixture
+def config(models):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["encoders"]["dino"]["model"] = str(models / "dino-vit")
+    config["encoders"]["resnet"]["model"] = str(models / "resnet")
+    config["generator"]["model"] = str(models / "diffusion")
+    return config
+
+
+def change(config, key, value):
+    """Set a dotted key; the value `...` removes it."""
+    *path, last = key.split(".")
+    section = config
+    for name in path:
+        section = section[name]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+
+
+def message(config):
+    with pytest.raises(InputError) as caught:
+        check_config(config, schema=SCHEMA, study_file="config/mine.yaml")
+    return str(caught.value)
+
+
+def test_the_demo_passes(config):
+    check_config(config, schema=SCHEMA, study_file="config/config.yaml")
+
+
+def test_the_papers_study_passes_without_data_and_models(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    study = yaml.safe_load((ROOT / "config/pcam.yaml").read_text())
+    check_config(study, schema=SCHEMA, study_file="config/pcam.yaml")
+    assert study["morphology"]["k"] == 33 and study["generator"]["sampling"]["guidance"] == 7.5
+
+
+def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
+    schema = yaml.safe_load(SCHEMA.read_text())
+    Draft202012Validator.check_schema(schema)
+
+    def visit(entry, path):
+        if "properties" in entry:
+            assert entry["additionalProperties"] is False, path
+        for name, child in entry.get("properties", {}).items():
+            assert child.get("description"), f"{path}.{name}"
+            visit(child, f"{path}.{name}")
+        if isinstance(entry.get("additionalProperties"), dict):
+            visit(entry["additionalProperties"], f"{path}.*")
+        for option in entry.get("anyOf", []):
+            visit(option, path)
+
+    visit(schema, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "parts"),
+    [
+        ("arms.label.promts", "label", ["`arms.label.promts`", "a key that does not exist", "prompts"]),
+        ("colour", 1, ["`colour`", "a key that does not exist"]),
+        ("generator.finetune.steps", ..., ["`generator.finetune.steps`", "no such key", "config/README.md"]),
+        ("morphology.k", 1, ["`morphology.k`", "found:    1", "≥ 2"]),
+        ("morphology.sweep", [4, 1], ["`morphology.sweep.1`", "found:    1", "≥ 2"]),
+        ("generator.finetune.learning_rate", "1e-5", ["'1e-5'", "a number", "1.0e-5"]),
+        ("generator.finetune.precision", False, ["False", "bf16", '"no" in quotes']),
+        ("arms.label.prompts", "colour", ["`arms.label.prompts`", "'colour'", "label, morphology, shuffled"]),
+        ("arms.label.finetune", {"stepz": 3}, ["`arms.label.finetune.stepz`", "a key that does not exist", "steps"]),
+        ("arms.label.finetune", {"steps": 0}, ["`arms.label.finetune.steps`", "found:    0", "≥ 1"]),
+        ("arms.label.finetune", True, ["`arms.label.finetune`", "True", "false or a section"]),
+        ("arms.label.sampling", {"images": 5}, ["`arms.label.sampling.images`", "a key that does not exist"]),
+        ("arms.Label-2", {"prompts": "label"}, ["`arms.Label-2`", "lower-case"]),
+        ("arms.real", {"prompts": "label"}, ["`arms.real`", "an arm named real", "rename"]),
+        ("arms.vae", {"prompts": "label"}, ["`arms.vae`"]),
+        ("arms.test", {"prompts": "label"}, ["`arms.test`"]),
+        ("arms.label.encoder", "clip", ["`arms.label.encoder`", "'clip'", "dino, resnet"]),
+        ("arms.label.k", 1, ["`arms.label.k`", "≥ 2"]),
+        ("morphology.encoder", "dinno", ["`morphology.encoder`", "'dinno'", "dino, resnet"]),
+        ("evaluation.encoders", ["dino", "inception"], ["`evaluation.encoders`", "'inception'", "dino, resnet"]),
+        ("evaluation.neighbours", 1000, ["`generator.sampling.images`", "`evaluation.neighbours + 1`"]),
+        ("replicates.arms", ["labels"], ["`replicates.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
+        ("data.classes", ["cancer"], ["`data.classes`", "two words"]),
+        ("data.classes", [], ["`data.classes`", "two words"]),
+        ("data.classes", ["a", "a"], ["`data.classes`"]),
+        ("data.root", "somewhere", ["`data.root`", "'somewhere'", "null"]),
+        ("data.source", "pcam", ["`data.root`", "null", "--config data='{root: PATH}'", "resources/pcam"]),
+        ("data.phantom", None, ["`data.phantom`", "null", "a section"]),
+        ("data.phantom.patches.train", 2999, ["`data.phantom.patches.train`", "2999", "`subset.train`"]),
+        ("data.phantom.slides.test", 3000, ["`data.phantom.patches.test`", "`data.phantom.slides.test`"]),
+        ("subset.train", 999, ["`subset.train`", "999", "at least 1000", "`generator.sampling.images`"]),
+        ("generator.sampling.shards", 2000, ["`generator.sampling.shards`", "every shard"]),
+        ("generator.finetune.warmup_steps", 400, ["`generator.finetune.warmup_steps`", "400 warm-up steps of 400"]),
+        ("arms.label.finetune", {"steps": 10}, ["`arms.label.finetune.warmup_steps`", "20 warm-up steps of 10"]),
+        ("prompts.morphology", "tissue {label}", ["`prompts.morphology`", "{label} and {index}"]),
+        ("prompts.label", "tissue {label} {index}", ["`prompts.label`", "index, label"]),
+        ("prompts.label", "tissue {label", ["`prompts.label`", "a broken brace"]),
+        ("generator.model", "nowhere/at/all", ["`generator.model`", "no such folder", "40-digit"]),
+        ("generator.model", "owner/name", ["`generator.model`", "no revision", "40-digit"]),
+        ("generator.revision", "a" * 40, ["`generator.revision`", "is a folder", "null"]),
+        ("generator.revision", "main", ["`generator.revision`", "'main'"]),
+        ("generator.resolution", 100, ["`generator.resolution`", "a multiple of 8", "set it to 96"]),
+        ("classifier.weights", "absent.safetensors", ["`classifier.weights`", "no file absent.safetensors"]),
+        ("classifier.weights", "weights.pt", ["`classifier.weights`", "safetensors"]),
+        ("study", "../up", ["`study`", "'../up'"]),
+    ],
+)
+def test_one_message_says_what_to_do(config, key, value, parts):
+    change(config, key, value)
+    text = message(config)
+    assert [part for part in [*parts, "found:", "expected:", "to do:"] if part not in text] == []
+
+
+def test_several_mistakes_are_counted(config):
+    config["morphology"]["k"] = 1
+    config["colour"] = 1
+    assert "(1 more to correct after this one)" in message(config)
+
+
+def test_messages_name_the_study_file(config):
+    config["morphology"]["k"] = 1
+    assert "config/mine.yaml" in message(config)
+
+
+def test_folders_that_are_no_models(config, models):
+    (models / "dino-vit/config.json").unlink()
+    assert all(part in message(config) for part in (str(models / "dino-vit"), "no config.json", "`encoders.dino.model`"))
+    (models / "dino-vit/config.json").write_text("{}")
+    (models / "diffusion/model_index.json").unlink()
+    assert all(
+        part in message(config) for part in (str(models / "diffusion"), "no model_index.json", "StableDiffusionPipeline")
+    )
+    (models / "diffusion/model_index.json").write_text("{}")
+    (models / "diffusion/unet").rmdir()
+    assert "no unet in it" in message(config)
+    (models / "diffusion/unet").mkdir()
+    (models / "diffusion/vae/config.json").write_text("[")
+    assert "no readable autoencoder configuration" in message(config)
+
+
+def test_a_prompt_longer_than_the_text_encoder_takes(config, models):
+    tokenizer = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(models / "diffusion/tokenizer/tokenizer.json"))
+    (models / "diffusion/text_encoder/config.json").write_text(json.dumps({"max_position_embeddings": 8}))
+    check_config(config, schema=SCHEMA, study_file="")
+    config["arms"] = {"far": {"prompts": "morphology", "k": 102}}
+    config["replicates"]["arms"] = []
+    text = message(config)
+    assert "`prompts.morphology`" in text and "at most 8 tokens" in text
+    assert "a prompt of 9 tokens: 'Histology image of healthy tissue, morphology type one hundred'" in text
+
+
+def test_roots(config, tmp_path):
+    config["data"] |= {"source": "pcam", "root": str(tmp_path / "absent")}
+    assert all(part in message(config) for part in (str(tmp_path / "absent"), "nothing there", "its five sisters"))
+    (tmp_path / "absent").mkdir()
+    for part in ("train_x", "train_y", "valid_x", "valid_y", "test_x"):
+        (tmp_path / "absent" / f"camelyonpatch_level_2_split_{part}.h5").touch()
+    assert "found:    no camelyonpatch_level_2_split_test_y.h5\n" in message(config)
+    (tmp_path / "absent/camelyonpatch_level_2_split_test_y.h5").touch()
+    check_config(config, schema=SCHEMA, study_file="")
+    config["data"] |= {"source": "table"}
+    assert all(part in message(config) for part in ("a folder", "a CSV file"))
+    (tmp_path / "table.csv").touch()
+    config["data"] |= {"root": str(tmp_path / "table.csv"), "classes": []}
+    check_config(config, schema=SCHEMA, study_file="")
+    config["data"] |= {"source": "folders"}
+    assert "a file" in message(config)
+    config["data"] |= {"root": str(tmp_path), "holdout": {"valid": 0.5, "test": 0.5}}
+    assert "`data.holdout`" in message(config)
+    config["data"]["holdout"] = None
+    assert all(part in message(config) for part in ("`data.holdout`", "`data.source` is folders"))
+
+
+def test_an_arm_has_the_studys_settings_save_what_it_changes(config):
+    before = copy.deepcopy(config)
+    config["arms"]["label"] = {"prompts": "label", "seed": 5, "k": 7, "finetune": {"steps": 9}, "sampling": {"guidance": 3.0}}
+    settings = arm_settings(config, "label")
+    assert (settings["prompts"], settings["seed"], settings["k"], settings["encoder"]) == ("label", 5, 7, "dino")
+    assert settings["finetune"] == {**before["generator"]["finetune"], "steps": 9}
+    assert settings["sampling"] == {**before["generator"]["sampling"], "guidance": 3.0}
+    assert config["generator"] == before["generator"]
+    assert arm_settings(config, "pretrained")["finetune"] is None
+    assert arm_settings(config, "morphology")["seed"] == config["seed"]
+
+
+def test_a_replicate_is_its_arm_with_another_seed(config):
+    arm, replicate = arm_settings(config, "shuffled"), arm_settings(config, "shuffled-seed3")
+    assert replicate == {**arm, "seed": 3}
+
+
+def test_image_sets_are_judged_by_their_arms_clusters(config):
+    config["arms"]["label"] = {"prompts": "label", "k": 7, "encoder": "resnet"}
+    assert morphology_of(config, "label") == {"encoder": "resnet", "k": 7}
+    assert morphology_of(config, "label-seed2") == {"encoder": "resnet", "k": 7}
+    assert morphology_of(config, "real") == morphology_of(config, "vae") == {"encoder": "dino", "k": 12}
+
+
+def test_mixes():
+    assert mixes_with(["a", "b"]) == ["a", "real+a", "b", "real+b"]
+
+
+def test_gpus():
+    assert gpus_for("cpu") == 0 and gpus_for("cuda") == 1 and gpus_for("auto") in (0, 1)
+
+
+def test_the_described_config_is_up_to_date():
+    import describe_config
+
+    assert (ROOT / "config/README.md").read_text() == describe_config.describe(), "run: python tools/describe_config.py"
+
+
+def test_conda_has_the_locks_pins():
+    import make_conda_env
+
+    environment = yaml.safe_load((ROOT / "envs/histoprompt.yaml").read_text())
+    lock = (ROOT / "envs/requirements.txt").read_text()
+    pinned = environment["dependencies"][-1]["pip"]
+    assert pinned == make_conda_env.pins(lock), "run: python tools/make_conda_env.py"
+    assert len(pinned) == sum(line[:1].isalnum() for line in lock.splitlines())
+
+
+def test_no_registry_host_is_written_anywhere():
+    for name in ("envs/requirements.txt", "envs/uv.txt", "envs/requirements.in", "envs/histoprompt.yaml", "Makefile"):
+        text = (ROOT / name).read_text()
+        assert "://" not in text and "index-url " not in text.replace("--no-emit-index-url", ""), name

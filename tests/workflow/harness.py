@@ -1,0 +1,102 @@
+"""A copy of the project in which Snakemake runs as a user runs it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Snakefile", "config", "envs", "profiles", "resources", "workflow")
+# What the tests' own process was started with must not reach the workflow under test.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "SNAKEMAKE", "OMP_"))}
+
+
+@dataclass
+class Project:
+    """A copy of the project."""
+
+    folder: Path
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "snakemake", *arguments]
+
+    def run(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake in the project; standard error is merged into `stdout`."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=ENVIRONMENT | {"HF_HUB_OFFLINE": "1"} | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1200,
+        )
+
+    def planned(self, *arguments: str) -> set[str]:
+        """The jobs of a dry run, as `rule wildcards`, without the study and without rules that make no file."""
+        result = self.run("-n", *arguments)
+        assert result.returncode == 0, result.stdout
+        if "Nothing to be done" in result.stdout:
+            return set()
+        jobs = set()
+        for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", result.stdout)[1:]:
+            rule = re.match(r"(?:local)?rule (\w+):", block)
+            assert rule
+            wildcards = re.search(r"^ +wildcards: study=\w+(?:, )?(.*)$", block, flags=re.MULTILINE)
+            if wildcards:
+                jobs.add(f"{rule[1]} {re.sub(r'(?:^|(?<=, ))[a-z]+=', '', wildcards[1])}".strip())
+        return jobs
+
+    def edit(self, name: str, change: Callable[[dict[str, Any]], None], study: str = "config/config.yaml") -> str:
+        """Write a changed copy of a study file; returns its path."""
+        config = yaml.safe_load((self.folder / study).read_text())
+        change(config)
+        (self.folder / "config" / name).write_text(yaml.safe_dump(config, sort_keys=False))
+        return f"config/{name}"
+
+
+def copy_project(folder: Path) -> Project:
+    """Copy what a clone holds, save the tests and the documentation."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*", "pcam")
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=ignore)
+        elif source.exists():
+            shutil.copy2(source, folder / part)
+    return Project(folder)
+
+
+def mini_study(config: dict[str, Any]) -> None:
+    """Turn the demo into a study of seconds on tiny models, with two arms."""
+    config["study"] = "mini"
+    config["data"]["phantom"] = {
+        "patches": {"train": 160, "valid": 40, "test": 60},
+        "slides": {"train": 4, "valid": 2, "test": 2},
+    }
+    config["encoders"] = {"tiny": {"model": "models/encoder", "revision": None, "batch_size": 64, "dtype": "float32"}}
+    config["morphology"] |= {"encoder": "tiny", "k": 3, "n_init": 2, "sweep": [2, 3], "silhouette_sample": 50}
+    config["prompts"] = {"label": "{label}", "morphology": "{label} type {index}"}
+    config["subset"] = {"train": 32, "valid": 8, "min_prompts_per_label": 1}
+    config["generator"] |= {"model": "models/pipeline", "resolution": 32, "encode_batch_size": 16}
+    config["generator"]["finetune"] |= {
+        "steps": 6, "batch_size": 4, "warmup_steps": 1, "validate_every": 3, "grid_every": 3, "save_every": 2,
+    }  # fmt: skip
+    config["generator"]["sampling"] |= {"images": 16, "steps": 2, "batch_size": 4, "dtype": "float32", "shards": 2}
+    config["arms"] = {"pretrained": {"prompts": "label", "finetune": False}, "morphology": {"prompts": "morphology"}}
+    config["evaluation"] = {"encoders": ["tiny"], "neighbours": 3, "subsamples": 4}
+    config["classifier"] |= {"steps": 3, "batch_size": 4}
+    config["replicates"] = {"arms": ["morphology"], "seeds": [1]}
+
+
+def write_models(project: Project) -> None:
+    """Make the tiny models in a process of their own: they need torch, the tests do not."""
+    script = Path(__file__).with_name("tiny_models.py")
+    subprocess.run([sys.executable, str(script), str(project.folder / "models")], check=True, env=ENVIRONMENT, timeout=300)

@@ -1,0 +1,124 @@
+"""Plans: what would run, for every shipped study, and what is refused."""
+
+import os
+import shutil
+
+import pytest
+from harness import Project
+
+
+def small(config):
+    config["study"] = "small"
+    config["arms"] = {"label": {"prompts": "label"}}
+    config["replicates"] = {"arms": ["label"], "seeds": [4]}
+
+
+def test_the_demo(project):
+    jobs = project.planned()
+    assert {job for job in jobs if job.startswith("finetune")} == {
+        f"finetune_diffusion {a}" for a in ("label", "morphology", "shuffled")
+    }
+    assert {"make_phantom train", "compute_metrics real", "compute_metrics vae", "train_classifier real+label"} <= jobs
+    assert not {job for job in jobs if "seed" in job or "pcam" in job}
+
+
+def test_the_papers_study_downloads_pcam_and_needs_neither_data_nor_models(project):
+    result = project.run("-n", "--configfile", "config/pcam.yaml")
+    assert result.returncode == 0, result.stdout
+    assert "rule download_pcam:" in result.stdout and "results/pcam/clusters/dino/k33/" in result.stdout
+    assert "results/demo" not in result.stdout and "make_phantom" not in result.stdout
+
+
+def test_a_root_comes_from_the_command_line(project, tmp_path):
+    for split in ("train", "valid", "test"):
+        for part in "xy":
+            (tmp_path / f"camelyonpatch_level_2_split_{split}_{part}.h5").write_bytes(b"real enough for a plan")
+    arguments = ("--configfile", "config/pcam_mini.yaml", "--config", f"data={{root: {tmp_path}}}")
+    jobs = project.planned(*arguments, "--", "results/pcam_mini/patches/test.kept.csv")
+    assert jobs == {"import_patches test", "filter_outliers test"}
+
+
+def test_no_study_file_takes_anything_from_the_default_one(project):
+    study = project.edit("incomplete.yaml", lambda config: config.pop("evaluation"))
+    result = project.run("-n", "--configfile", study)
+    assert result.returncode != 0
+    assert "`evaluation` of config/incomplete.yaml" in result.stdout and "no such key" in result.stdout
+    study = project.edit("small.yaml", small)
+    jobs = project.planned("--configfile", study)
+    assert {job for job in jobs if job.startswith("build_prompts")} == {"build_prompts label"}
+
+
+def test_replicates_are_made_on_request_alone(project):
+    study = project.edit("small.yaml", small)
+    jobs = project.planned("replicate", "--configfile", study)
+    assert {"finetune_diffusion label-seed4", "generate_images label-seed4, 0", "summarise_replicates"} <= jobs
+    assert "finetune_diffusion label" not in jobs
+
+
+def test_any_file_is_a_target(project):
+    jobs = project.planned("results/demo/metrics/morphology.json")
+    assert {job.split()[0] for job in jobs} == {
+        *("make_phantom", "filter_outliers", "embed_images", "cluster_embeddings", "balance_subset", "build_prompts"),
+        *("encode_latents", "finetune_diffusion", "generate_images", "export_dataset", "compute_metrics"),
+    }
+    assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology"}
+
+
+def test_an_arm_may_use_other_clusters(project):
+    def other(config):
+        small(config)
+        config["arms"]["other"] = {"prompts": "morphology", "encoder": "resnet", "k": 7, "sampling": {"guidance": 1.0}}
+
+    jobs = project.planned("results/small/metrics/other.json", "--configfile", project.edit("other.yaml", other))
+    assert "cluster_embeddings resnet, 7" in jobs and "cluster_embeddings dino, 12" not in jobs
+
+
+def test_the_slurm_profile(project):
+    result = project.run("-n", "--workflow-profile", "profiles/slurm")
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count("slurm_partition=gpu") >= 9
+    trainings = [block for block in result.stdout.split("\n\n") if "rule finetune_diffusion:" in block]
+    assert "gpu=1" in "".join(trainings)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_gpus_are_asked_for_where_one_is_used(project, device):
+    result = project.run("-n", "--config", f"device={device}", "--", "results/demo/latents/train.npy")
+    assert result.returncode == 0, result.stdout
+    assert ("gpu=1" in result.stdout) == (device == "cuda")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["seed=-1"], ["`seed` of config/config.yaml", "found:    -1", "expected:", "to do:"]),
+        (["data={source: pcam, root: nowhere}"], ["nowhere (config key `data.root`", "nothing there"]),
+    ],
+)
+def test_a_bad_study_ends_in_one_message(project, arguments, parts):
+    result = project.run("-n", "--config", *arguments)
+    assert result.returncode != 0
+    assert [part for part in parts if part not in result.stdout] == []
+    assert "Traceback" not in result.stdout
+    assert len(result.stdout.splitlines()) < 12
+
+
+def test_a_model_folder_that_is_no_pipeline(project, tmp_path):
+    def broken(config):
+        config["generator"]["model"] = str(tmp_path)
+
+    result = project.run("-n", "--configfile", project.edit("broken.yaml", broken))
+    assert result.returncode != 0 and "no model_index.json in it" in result.stdout and "Traceback" not in result.stdout
+
+
+def test_the_workflow_parses_without_torch(project, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('the Snakefile must not import torch')\n")
+    result = project.run("-n", environment={"PYTHONPATH": str(tmp_path)})
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_copy_elsewhere_plans_the_same(project, tmp_path):
+    shutil.copytree(project.folder, tmp_path / "copy", ignore=shutil.ignore_patterns(".snakemake"))
+    for path in (tmp_path / "copy").rglob("*"):
+        os.utime(path)
+    assert Project(tmp_path / "copy").planned() == project.planned()

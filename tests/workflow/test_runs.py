@@ -1,0 +1,182 @@
+"""A whole study on tiny models, and what runs again after which change."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from harness import ENVIRONMENT, copy_project, mini_study, write_models
+
+STUDY = ("--configfile", "config/mini.yaml")
+ARM = {
+    *(
+        "build_prompts morphology",
+        "finetune_diffusion morphology",
+        "generate_images morphology, 0",
+        "generate_images morphology, 1",
+    ),
+    *("export_dataset morphology", "embed_images tiny, morphology", "compute_metrics morphology"),
+    *("train_classifier morphology", "train_classifier real+morphology", "draw_arms", "summarise_study"),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    write_models(project)
+    project.edit("mini.yaml", mini_study)
+    result = project.run("--cores", "2", *STUDY)
+    assert result.returncode == 0, result.stdout
+    assert "# Study mini" in result.stdout and "Done. Results: results/mini/" in result.stdout
+    return project
+
+
+@pytest.fixture
+def edited(project):
+    """Change files for one test."""
+    before = {}
+
+    def edit(name, change):
+        path = project.folder / name
+        before[path] = path.read_text()
+        path.write_text(change(before[path]))
+
+    yield edit
+    for path, text in before.items():
+        path.write_text(text)
+
+
+def test_the_results_are_there(project):
+    results = project.folder / "results/mini"
+    for name in (
+        "summary.csv",
+        "summary.md",
+        "figures/arms.png",
+        "clusters/tiny/k3/atlas.png",
+        "clusters/tiny/sweep.png",
+        "samples/morphology/dataset/metadata.csv",
+        "patches/train.dropped.csv",
+        "models/morphology/pipeline/model_index.json",
+    ):
+        assert (results / name).stat().st_size > 0, name
+    assert not (results / "models/pretrained").exists()
+    assert len(list((results / "samples/morphology").glob("*/images/*.png"))) == 16
+    assert {path.parent.parent.name for path in results.glob("logs/*/*.log")} == {"logs"}
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    result = project.run("--cores", "2", *STUDY)
+    assert result.returncode == 0 and "Nothing to be done" in result.stdout
+
+
+def test_time_stamps_and_comments_rerun_nothing(project, edited):
+    edited("workflow/scripts/histoprompt/metrics.py", lambda text: text + "\n\n# A thought.\n")
+    edited("workflow/scripts/finetune_diffusion.py", lambda text: text.replace('"""', '"""Again: ', 1))
+    for folder in ("workflow", "config", "models", "envs", "resources", "profiles"):
+        for path in (project.folder / folder).rglob("*"):
+            os.utime(path)
+    os.utime(project.folder / "Snakefile")
+    assert project.planned(*STUDY) == set()
+
+
+def test_an_arms_seed_reruns_that_arm(project):
+    def other_seed(config):
+        mini_study(config)
+        config["arms"]["morphology"]["seed"] = 5
+
+    assert project.planned("--configfile", project.edit("seed.yaml", other_seed)) == ARM
+
+
+def test_an_arms_sampling_reruns_no_training(project):
+    def other_guidance(config):
+        mini_study(config)
+        config["arms"]["morphology"]["sampling"] = {"guidance": 1.0}
+
+    plan = project.planned("--configfile", project.edit("guidance.yaml", other_guidance))
+    assert plan == ARM - {"build_prompts morphology", "finetune_diffusion morphology"}
+
+
+def test_a_new_arm_runs_that_arm(project):
+    def more(config):
+        mini_study(config)
+        config["arms"]["shuffled"] = {"prompts": "shuffled"}
+
+    plan = project.planned("--configfile", project.edit("more.yaml", more))
+    assert plan == {job.replace("morphology", "shuffled") for job in ARM}
+
+
+def test_settings_of_other_stages_rerun_nothing(project):
+    def others(config):
+        mini_study(config)
+        config["threads"] = 2
+        config["replicates"] = {"arms": [], "seeds": []}
+        config["encoders"]["spare"] = dict(config["encoders"]["tiny"])
+
+    assert project.planned("--configfile", project.edit("others.yaml", others)) == set()
+
+
+def test_a_library_edit_reruns_its_stage_and_what_follows(project, edited):
+    edited("workflow/scripts/histoprompt/summary.py", lambda text: text + "\n_EDIT = 1\n")
+    assert project.planned(*STUDY) == {"summarise_study"}
+    edited("workflow/scripts/histoprompt/metrics.py", lambda text: text + "\n_EDIT = 1\n")
+    images = ("real", "vae", "pretrained", "morphology")
+    assert project.planned(*STUDY) == {"summarise_study", *(f"compute_metrics {name}" for name in images)}
+
+
+def test_another_base_model_reruns_the_generator_alone(project, edited):
+    edited("models/pipeline/unet/config.json", lambda text: text + "\n")
+    plan = project.planned(*STUDY)
+    assert {
+        "encode_latents train",
+        "reconstruct_patches",
+        "finetune_diffusion morphology",
+        "generate_images pretrained, 0",
+    } <= plan
+    assert not {"embed_images tiny, train", "cluster_embeddings tiny, 3", "build_prompts morphology", "draw_real"} & plan
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bytes(project):
+    def slow(config):
+        mini_study(config)
+        config["arms"] = {"slow": {"prompts": "label", "finetune": {"steps": 60, "validate_every": 60, "grid_every": 60}}}
+        config["replicates"] = {"arms": [], "seeds": []}
+
+    study = ("--configfile", project.edit("slow.yaml", slow))
+    target = "results/mini/models/slow/manifest.json"
+    state, manifest = project.folder / "results/mini/state/finetune/slow", project.folder / target
+    process = subprocess.Popen(
+        project.command("--cores", "1", target, *study),
+        cwd=project.folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while not list(state.rglob("*.safetensors")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not manifest.exists() and list(state.rglob("*.safetensors"))
+
+    locked = project.run("--cores", "1", target, *study)
+    assert locked.returncode != 0 and "--unlock" in locked.stdout
+    assert project.run("--unlock", *study).returncode == 0
+    resumed = project.run("--cores", "1", target, *study)
+    assert resumed.returncode == 0, resumed.stdout
+    content = manifest.read_bytes()
+
+    undisturbed = project.run("--cores", "1", target, *study, "--forcerun", "finetune_diffusion")
+    assert undisturbed.returncode == 0, undisturbed.stdout
+    assert manifest.read_bytes() == content
+
+
+def test_a_failing_job_says_how_to_go_on(project, edited):
+    edited("models/pipeline/vae/config.json", lambda text: text.replace("AutoencoderKL", "Something"))
+    (project.folder / "models/pipeline/vae/diffusion_pytorch_model.safetensors").rename(project.folder / "away")
+    result = project.run("--cores", "1", "results/mini/samples/vae.h5", *STUDY)
+    (project.folder / "away").rename(project.folder / "models/pipeline/vae/diffusion_pytorch_model.safetensors")
+    assert result.returncode != 0
+    assert "reconstruct_patches cannot go on" in result.stdout and "to do:" in result.stdout
+    assert "then run the same command again" in result.stdout and "Traceback" not in result.stdout

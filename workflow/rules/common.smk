@@ -1,0 +1,173 @@
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
+
+from histoprompt.config import DOWNLOADED_PCAM, arm_settings, check_config, mixes_with, morphology_of
+from histoprompt.digest import code_digest as digest_of_script
+from histoprompt.digest import model_digest
+from histoprompt.environment import gpus_for
+from histoprompt.errors import InputError
+from histoprompt.fingerprints import fingerprint
+
+SCRIPTS = Path(workflow.basedir) / "workflow/scripts"
+
+try:
+    check_config(
+        config,
+        schema=Path(workflow.basedir) / "workflow/schemas/config.schema.yaml",
+        study_file=" + ".join(os.path.relpath(file) for file in workflow.configfiles),
+    )
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+STUDY = config["study"]
+SPLITS = ["train", "valid", "test"]
+ARMS = list(config["arms"])
+SHARDS = range(config["generator"]["sampling"]["shards"])
+THREADS = config["threads"]
+GPUS = gpus_for(config["device"])
+ANY_ARM = f"(?:{'|'.join(ARMS)})(?:-seed[0-9]+)?"
+
+
+wildcard_constraints:
+    study=re.escape(STUDY),
+    split="|".join(SPLITS),
+    encoder="|".join(config["encoders"]),
+    k="[0-9]+",
+    shard="[0-9]+",
+    arm=ANY_ARM,
+    images=f"{'|'.join(SPLITS)}|real|vae|{ANY_ARM}",
+    sampled=f"real|vae|{ANY_ARM}",
+    mix=rf"real|(?:real\+)?{ANY_ARM}",
+
+
+def code_digest(script):
+    """What the script and all library code it imports compute, whatever their comments, docstrings and time stamps."""
+    return digest_of_script(SCRIPTS / f"{script}.py")
+
+
+def study_results():
+    """Every file of a study that a reader looks at."""
+    return collect(
+        "results/{study}/{file}",
+        study=STUDY,
+        file=[
+            "summary.csv",
+            "summary.md",
+            "figures/arms.png",
+            "clusters/{encoder}/k{k}/atlas.png".format(**config["morphology"]),
+            "clusters/{encoder}/sweep.png".format(**config["morphology"]),
+            *(f"patches/{split}.dropped.csv" for split in SPLITS),
+            *(f"samples/{arm}/dataset/metadata.csv" for arm in ARMS),
+        ],
+    )
+
+
+def of_arm(key):
+    """One setting of the wildcards' arm: the study's own, unless the arm changes it."""
+    return lambda wildcards: arm_settings(config, wildcards.arm)[key]
+
+
+def of_image_set(key):
+    """The morphology setting by which an image set is judged: its arm's, or the study's for real and reconstructed images."""
+    return lambda wildcards: morphology_of(config, wildcards.sampled)[key]
+
+
+def clusters_of_arm(file):
+    """A file of the clustering from which the wildcards' arm takes its prompts."""
+
+    def path(wildcards):
+        settings = arm_settings(config, wildcards.arm)
+        return f"results/{wildcards.study}/clusters/{settings['encoder']}/k{settings['k']}/{file}"
+
+    return path
+
+
+def file_of_images(wildcards):
+    """The HDF5 file of an image set: a split of the data, or sampled images."""
+    folder = "patches" if wildcards.images in SPLITS else "samples"
+    return f"results/{wildcards.study}/{folder}/{wildcards.images}.h5"
+
+
+def encoder_digest(wildcards):
+    return model_digest(config["encoders"][wildcards.encoder]["model"])
+
+
+def generator_digest(wildcards):
+    return model_digest(config["generator"]["model"])
+
+
+def downloaded(wildcards):
+    """The download, where the study uses it; a root of the user's own is no concern of Snakemake's."""
+    return ancient(f"{DOWNLOADED_PCAM}/manifest.json") if config["data"]["root"] == DOWNLOADED_PCAM else []
+
+
+def content_of_source(wildcards):
+    """Changes when the source's files change, never because of their time stamps; downloaded files are checked already."""
+    return (
+        "official"
+        if config["data"]["root"] == DOWNLOADED_PCAM
+        else fingerprint(config["data"]["source"], config["data"]["root"])
+    )
+
+
+def finetuned_model(wildcards):
+    """The arm's own model; nothing for an arm that samples from the base model."""
+    if arm_settings(config, wildcards.arm)["finetune"] is None:
+        return []
+    return f"results/{wildcards.study}/models/{wildcards.arm}/manifest.json"
+
+
+def clusters_of_image_set(wildcards):
+    """The centroids that say which morphology an image shows."""
+    settings = morphology_of(config, wildcards.sampled)
+    return f"results/{wildcards.study}/clusters/{settings['encoder']}/k{settings['k']}/centroids.npy"
+
+
+def encoders_of_image_set(wildcards):
+    """The feature spaces of the evaluation, and the one in which the morphology is told."""
+    return list(dict.fromkeys([*config["evaluation"]["encoders"], morphology_of(config, wildcards.sampled)["encoder"]]))
+
+
+def features_of(images):
+    """The features of an image set in every feature space of its evaluation."""
+
+    def paths(wildcards):
+        return [
+            f"results/{wildcards.study}/embeddings/{encoder}/{images.format(**wildcards)}.npy"
+            for encoder in encoders_of_image_set(wildcards)
+        ]
+
+    return paths
+
+
+def table_of_image_set(wildcards):
+    """Label and cluster of every image; reconstructions keep those of the real patches they come from."""
+    return f"results/{wildcards.study}/samples/{'real' if wildcards.sampled == 'vae' else wildcards.sampled}.csv"
+
+
+def images_of_mix(wildcards):
+    """The image files a classifier is trained on: `real`, an arm, or both."""
+    return [f"results/{wildcards.study}/samples/{images}.h5" for images in wildcards.mix.split("+")]
+
+
+def closing_words(study):
+    """What was made and where, once everything asked for is there."""
+    folder = Path("results") / study
+    summary = folder / "summary.md"
+    table = summary.read_text() if summary.exists() else ""
+    return f"{table}\nDone. Results: {folder}/; what each file is: docs/architecture.md. For one HTML report: snakemake --report report.zip"
+
+
+def how_to_go_on(log):
+    """What to do after a failure."""
+    return (
+        "\nNot finished. Whatever was made is kept, and long jobs go on where they stopped: put right what the message above names, "
+        "then run the same command again.\nIf it says that the folder is locked and no other Snakemake runs here: "
+        f"snakemake --unlock\nThe whole log: {log}"
+    )

@@ -1,0 +1,54 @@
+rule compute_metrics:
+    input:
+        features=features_of("{sampled}"),
+        reference=features_of("test"),
+        kept="results/{study}/patches/test.kept.csv",
+        table=table_of_image_set,
+        centroids=clusters_of_image_set,
+    output:
+        "results/{study}/metrics/{sampled}.json",
+    log:
+        "results/{study}/logs/compute_metrics/{sampled}.log",
+    benchmark:
+        "results/{study}/benchmarks/compute_metrics/{sampled}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        encoders=encoders_of_image_set,
+        morphology_encoder=of_image_set("encoder"),
+        neighbours=config["evaluation"]["neighbours"],
+        subsamples=config["evaluation"]["subsamples"],
+        seed=config["seed"],
+        code=code_digest("compute_metrics"),
+    script:
+        "../scripts/compute_metrics.py"
+
+
+rule train_classifier:
+    input:
+        images=images_of_mix,
+        test="results/{study}/patches/test.h5",
+    output:
+        "results/{study}/classifier/{mix}.json",
+    log:
+        "results/{study}/logs/train_classifier/{mix}.log",
+    benchmark:
+        "results/{study}/benchmarks/train_classifier/{mix}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=4000,
+        runtime=480,
+    params:
+        settings=config["classifier"],
+        seed=config["seed"],
+        device=config["device"],
+        code=code_digest("train_classifier"),
+    script:
+        "../scripts/train_classifier.py"

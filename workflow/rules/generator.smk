@@ -1,0 +1,160 @@
+localrules:
+    export_dataset,
+
+
+rule encode_latents:
+    input:
+        patches="results/{study}/patches/{split}.h5",
+        kept="results/{study}/patches/{split}.kept.csv",
+    output:
+        latents="results/{study}/latents/{split}.npy",
+        rows="results/{study}/latents/{split}.rows.csv",
+    log:
+        "results/{study}/logs/encode_latents/{split}.log",
+    benchmark:
+        "results/{study}/benchmarks/encode_latents/{split}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=4000,
+        runtime=480,
+    params:
+        model=config["generator"]["model"],
+        revision=config["generator"]["revision"],
+        resolution=config["generator"]["resolution"],
+        flip=config["generator"]["finetune"]["flip"],
+        batch_size=config["generator"]["encode_batch_size"],
+        device=config["device"],
+        content=generator_digest,
+        code=code_digest("encode_latents"),
+    script:
+        "../scripts/encode_latents.py"
+
+
+rule reconstruct_patches:
+    input:
+        "results/{study}/samples/real.h5",
+    output:
+        images="results/{study}/samples/vae.h5",
+        report="results/{study}/samples/vae.json",
+    log:
+        "results/{study}/logs/reconstruct_patches.log",
+    benchmark:
+        "results/{study}/benchmarks/reconstruct_patches.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        model=config["generator"]["model"],
+        revision=config["generator"]["revision"],
+        resolution=config["generator"]["resolution"],
+        batch_size=config["generator"]["encode_batch_size"],
+        device=config["device"],
+        content=generator_digest,
+        code=code_digest("reconstruct_patches"),
+    script:
+        "../scripts/reconstruct_patches.py"
+
+
+rule finetune_diffusion:
+    input:
+        train="results/{study}/prompts/{arm}.train.csv",
+        valid="results/{study}/prompts/{arm}.valid.csv",
+        latents_train="results/{study}/latents/train.npy",
+        rows_train="results/{study}/latents/train.rows.csv",
+        latents_valid="results/{study}/latents/valid.npy",
+        rows_valid="results/{study}/latents/valid.rows.csv",
+    output:
+        manifest="results/{study}/models/{arm}/manifest.json",
+        history="results/{study}/models/{arm}/history.csv",
+        grid=report(
+            "results/{study}/models/{arm}/training.png",
+            caption="../report/training.rst",
+            category="Training",
+            labels={"figure": "samples over training", "arm": "{arm}"},
+        ),
+        timing="results/{study}/models/{arm}/timing.json",
+    log:
+        "results/{study}/logs/finetune_diffusion/{arm}.log",
+    benchmark:
+        "results/{study}/benchmarks/finetune_diffusion/{arm}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=2880,
+    params:
+        model=config["generator"]["model"],
+        revision=config["generator"]["revision"],
+        settings=of_arm("finetune"),
+        seed=of_arm("seed"),
+        # Not an output: Snakemake would delete it when a job fails, and with it what the next attempt goes on from.
+        state="results/{study}/state/finetune/{arm}",
+        device=config["device"],
+        content=generator_digest,
+        code=code_digest("finetune_diffusion"),
+    script:
+        "../scripts/finetune_diffusion.py"
+
+
+rule generate_images:
+    input:
+        prompts="results/{study}/prompts/{arm}.generate.csv",
+        model=finetuned_model,
+    output:
+        manifest="results/{study}/samples/{arm}/{shard}/manifest.csv",
+        timing="results/{study}/samples/{arm}/{shard}/timing.json",
+    log:
+        "results/{study}/logs/generate_images/{arm}/{shard}.log",
+    benchmark:
+        "results/{study}/benchmarks/generate_images/{arm}/{shard}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=6000,
+        runtime=1440,
+    params:
+        model=config["generator"]["model"],
+        revision=config["generator"]["revision"],
+        resolution=config["generator"]["resolution"],
+        settings=of_arm("sampling"),
+        seed=of_arm("seed"),
+        device=config["device"],
+        content=generator_digest,
+        code=code_digest("generate_images"),
+    script:
+        "../scripts/generate_images.py"
+
+
+rule export_dataset:
+    input:
+        shards=collect("results/{{study}}/samples/{{arm}}/{shard}/manifest.csv", shard=SHARDS),
+        patches="results/{study}/patches/train.h5",
+    output:
+        images="results/{study}/samples/{arm}.h5",
+        table="results/{study}/samples/{arm}.csv",
+        metadata="results/{study}/samples/{arm}/dataset/metadata.csv",
+    log:
+        "results/{study}/logs/export_dataset/{arm}.log",
+    benchmark:
+        "results/{study}/benchmarks/export_dataset/{arm}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        patch_size=config["data"]["patch_size"],
+        code=code_digest("export_dataset"),
+    script:
+        "../scripts/export_dataset.py"

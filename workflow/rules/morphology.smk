@@ -1,0 +1,198 @@
+localrules:
+    balance_subset,
+    build_prompts,
+    draw_real,
+    draw_atlas,
+
+
+rule embed_images:
+    input:
+        file_of_images,
+    output:
+        "results/{study}/embeddings/{encoder}/{images}.npy",
+    log:
+        "results/{study}/logs/embed_images/{encoder}/{images}.log",
+    benchmark:
+        "results/{study}/benchmarks/embed_images/{encoder}/{images}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        model=lookup(dpath="encoders/{encoder}/model", within=config),
+        revision=lookup(dpath="encoders/{encoder}/revision", within=config),
+        batch_size=lookup(dpath="encoders/{encoder}/batch_size", within=config),
+        dtype=lookup(dpath="encoders/{encoder}/dtype", within=config),
+        device=config["device"],
+        content=encoder_digest,
+        code=code_digest("embed_images"),
+    script:
+        "../scripts/embed_images.py"
+
+
+rule cluster_embeddings:
+    input:
+        embeddings=collect("results/{{study}}/embeddings/{{encoder}}/{split}.npy", split=SPLITS),
+        kept=collect("results/{{study}}/patches/{split}.kept.csv", split=SPLITS),
+        tables=collect("results/{{study}}/patches/{split}.csv", split=SPLITS),
+    output:
+        centroids="results/{study}/clusters/{encoder}/k{k}/centroids.npy",
+        assignments=collect("results/{{study}}/clusters/{{encoder}}/k{{k}}/{split}.csv", split=SPLITS),
+        quality="results/{study}/clusters/{encoder}/k{k}/quality.json",
+    log:
+        "results/{study}/logs/cluster_embeddings/{encoder}/k{k}.log",
+    benchmark:
+        "results/{study}/benchmarks/cluster_embeddings/{encoder}/k{k}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        n_init=config["morphology"]["n_init"],
+        seed=config["seed"],
+        code=code_digest("cluster_embeddings"),
+    script:
+        "../scripts/cluster_embeddings.py"
+
+
+rule sweep_clusters:
+    input:
+        embeddings="results/{study}/embeddings/{encoder}/train.npy",
+        kept="results/{study}/patches/train.kept.csv",
+    output:
+        table="results/{study}/clusters/{encoder}/sweep.csv",
+        plot=report(
+            "results/{study}/clusters/{encoder}/sweep.png",
+            caption="../report/sweep.rst",
+            category="Morphology",
+            labels={"figure": "validity over k", "encoder": "{encoder}"},
+        ),
+    log:
+        "results/{study}/logs/sweep_clusters/{encoder}.log",
+    benchmark:
+        "results/{study}/benchmarks/sweep_clusters/{encoder}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        ks=config["morphology"]["sweep"],
+        n_init=config["morphology"]["n_init"],
+        silhouette_sample=config["morphology"]["silhouette_sample"],
+        seed=config["seed"],
+        code=code_digest("sweep_clusters"),
+    script:
+        "../scripts/sweep_clusters.py"
+
+
+rule draw_atlas:
+    input:
+        patches="results/{study}/patches/train.h5",
+        assignments="results/{study}/clusters/{encoder}/k{k}/train.csv",
+    output:
+        report(
+            "results/{study}/clusters/{encoder}/k{k}/atlas.png",
+            caption="../report/atlas.rst",
+            category="Morphology",
+            labels={"figure": "cluster atlas", "encoder": "{encoder}"},
+        ),
+    log:
+        "results/{study}/logs/draw_atlas/{encoder}/k{k}.log",
+    benchmark:
+        "results/{study}/benchmarks/draw_atlas/{encoder}/k{k}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        per_cluster=12,
+        seed=config["seed"],
+        code=code_digest("draw_atlas"),
+    script:
+        "../scripts/draw_atlas.py"
+
+
+rule balance_subset:
+    input:
+        train="results/{study}/clusters/{encoder}/k{k}/train.csv",
+        valid="results/{study}/clusters/{encoder}/k{k}/valid.csv",
+    output:
+        train="results/{study}/clusters/{encoder}/k{k}/subset.train.csv",
+        valid="results/{study}/clusters/{encoder}/k{k}/subset.valid.csv",
+    log:
+        "results/{study}/logs/balance_subset/{encoder}/k{k}.log",
+    benchmark:
+        "results/{study}/benchmarks/balance_subset/{encoder}/k{k}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        train=config["subset"]["train"],
+        valid=config["subset"]["valid"],
+        min_prompts_per_label=config["subset"]["min_prompts_per_label"],
+        seed=config["seed"],
+        code=code_digest("balance_subset"),
+    script:
+        "../scripts/balance_subset.py"
+
+
+rule build_prompts:
+    input:
+        patches="results/{study}/patches/train.h5",
+        subset_train=clusters_of_arm("subset.train.csv"),
+        subset_valid=clusters_of_arm("subset.valid.csv"),
+    output:
+        train="results/{study}/prompts/{arm}.train.csv",
+        valid="results/{study}/prompts/{arm}.valid.csv",
+        generate="results/{study}/prompts/{arm}.generate.csv",
+    log:
+        "results/{study}/logs/build_prompts/{arm}.log",
+    benchmark:
+        "results/{study}/benchmarks/build_prompts/{arm}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        prompts=of_arm("prompts"),
+        templates=config["prompts"],
+        images=config["generator"]["sampling"]["images"],
+        seed=of_arm("seed"),
+        code=code_digest("build_prompts"),
+    script:
+        "../scripts/build_prompts.py"
+
+
+rule draw_real:
+    input:
+        patches="results/{study}/patches/train.h5",
+        subset="results/{{study}}/clusters/{encoder}/k{k}/subset.train.csv".format(**config["morphology"]),
+    output:
+        images="results/{study}/samples/real.h5",
+        table="results/{study}/samples/real.csv",
+    log:
+        "results/{study}/logs/draw_real.log",
+    benchmark:
+        "results/{study}/benchmarks/draw_real.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        images=config["generator"]["sampling"]["images"],
+        seed=config["seed"],
+        code=code_digest("draw_real"),
+    script:
+        "../scripts/draw_real.py"

@@ -1,0 +1,86 @@
+localrules:
+    draw_arms,
+    summarise_study,
+    summarise_replicates,
+
+
+rule draw_arms:
+    input:
+        images=collect("results/{{study}}/samples/{sampled}.h5", sampled=["real", *ARMS]),
+        tables=collect("results/{{study}}/samples/{sampled}.csv", sampled=["real", *ARMS]),
+    output:
+        report(
+            "results/{study}/figures/arms.png",
+            caption="../report/arms.rst",
+            category="Results",
+            labels={"figure": "images of every arm"},
+        ),
+    log:
+        "results/{study}/logs/draw_arms.log",
+    benchmark:
+        "results/{study}/benchmarks/draw_arms.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        names=["real", *ARMS],
+        columns=16,
+        code=code_digest("draw_arms"),
+    script:
+        "../scripts/draw_arms.py"
+
+
+rule summarise_study:
+    input:
+        metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=["real", "vae", *ARMS]),
+        classifiers=collect("results/{{study}}/classifier/{mix}.json", mix=["real", *mixes_with(ARMS)]),
+    output:
+        table=report(
+            "results/{study}/summary.csv",
+            caption="../report/summary.rst",
+            category="Results",
+            labels={"figure": "summary table"},
+        ),
+        text="results/{study}/summary.md",
+    log:
+        "results/{study}/logs/summarise_study.log",
+    benchmark:
+        "results/{study}/benchmarks/summarise_study.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code_digest("summarise_study"),
+    script:
+        "../scripts/summarise_study.py"
+
+
+REPLICATES = collect("{arm}-seed{seed}", arm=config["replicates"]["arms"], seed=config["replicates"]["seeds"])
+
+
+rule summarise_replicates:
+    input:
+        metrics=collect("results/{{study}}/metrics/{arm}.json", arm=REPLICATES),
+        classifiers=collect("results/{{study}}/classifier/{mix}.json", mix=mixes_with(REPLICATES)),
+    output:
+        table="results/{study}/replicates.csv",
+        text="results/{study}/replicates.md",
+    log:
+        "results/{study}/logs/summarise_replicates.log",
+    benchmark:
+        "results/{study}/benchmarks/summarise_replicates.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        arms=config["replicates"]["arms"],
+        seeds=config["replicates"]["seeds"],
+        code=code_digest("summarise_replicates"),
+    script:
+        "../scripts/summarise_replicates.py"

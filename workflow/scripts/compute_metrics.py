@@ -1,0 +1,20 @@
+"""Compare one image set with the held-out real patches."""
+
+from histoprompt.job import job
+from histoprompt.metrics import compute_metrics
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], "compute_metrics"):
+        compute_metrics(
+            dict(zip(snakemake.params.encoders, snakemake.input.features, strict=True)),
+            dict(zip(snakemake.params.encoders, snakemake.input.reference, strict=True)),
+            snakemake.input.kept,
+            snakemake.input.table,
+            snakemake.input.centroids,
+            snakemake.output[0],
+            name=snakemake.wildcards.sampled,
+            morphology_encoder=snakemake.params.morphology_encoder,
+            neighbours=snakemake.params.neighbours,
+            subsamples=snakemake.params.subsamples,
+            seed=snakemake.params.seed,
+        )

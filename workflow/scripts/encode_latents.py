@@ -1,0 +1,20 @@
+"""Encode the kept patches once, for every arm."""
+
+from histoprompt.job import job
+from histoprompt.latents import encode_latents
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], "encode_latents"):
+        encode_latents(
+            snakemake.input.patches,
+            snakemake.input.kept,
+            snakemake.output.latents,
+            snakemake.output.rows,
+            model=snakemake.params.model,
+            revision=snakemake.params.revision,
+            resolution=snakemake.params.resolution,
+            flip=snakemake.params.flip,
+            batch_size=snakemake.params.batch_size,
+            device=snakemake.params.device,
+            threads=snakemake.threads,
+        )

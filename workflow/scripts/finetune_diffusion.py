@@ -1,0 +1,27 @@
+"""Fine-tune the U-Net on an arm's prompts."""
+
+from histoprompt.finetune import finetune_diffusion
+from histoprompt.job import job
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], "finetune_diffusion"):
+        finetune_diffusion(
+            snakemake.input.train,
+            snakemake.input.valid,
+            snakemake.input.latents_train,
+            snakemake.input.rows_train,
+            snakemake.input.latents_valid,
+            snakemake.input.rows_valid,
+            snakemake.output.manifest,
+            snakemake.output.history,
+            snakemake.output.grid,
+            snakemake.output.timing,
+            model=snakemake.params.model,
+            revision=snakemake.params.revision,
+            settings=snakemake.params.settings,
+            seed=snakemake.params.seed,
+            state_folder=snakemake.params.state,
+            device=snakemake.params.device,
+            threads=snakemake.threads,
+            key=snakemake.params.code,
+        )

@@ -1,0 +1,21 @@
+"""Sample one shard of an arm's images."""
+
+from histoprompt.job import job
+from histoprompt.sampling import generate_images
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], "generate_images"):
+        generate_images(
+            snakemake.input.prompts,
+            snakemake.input.model or None,
+            snakemake.output.manifest,
+            snakemake.output.timing,
+            model=snakemake.params.model,
+            revision=snakemake.params.revision,
+            settings=snakemake.params.settings,
+            shard=int(snakemake.wildcards.shard),
+            seed=snakemake.params.seed,
+            device=snakemake.params.device,
+            threads=snakemake.threads,
+            resolution=snakemake.params.resolution,
+        )

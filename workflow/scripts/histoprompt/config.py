@@ -1,0 +1,458 @@
+"""What a study's configuration means: checks that end in one message, and the settings of each arm."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+
+from histoprompt.errors import InputError
+from histoprompt.words import number_words
+
+DOWNLOADED_PCAM = "resources/pcam"
+FOUNDATION = "resources/foundation"
+_REPLICATE = re.compile(r"(?P<arm>.+)-seed(?P<seed>[0-9]+)")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_IMAGE_SETS = ("real", "vae", "train", "valid", "test")
+_TYPES = {
+    "integer": ("a whole number", "whole numbers"),
+    "number": ("a number", "numbers"),
+    "string": ("text", "texts"),
+    "boolean": ("true or false", "true or false"),
+    "null": ("null", "nulls"),
+    "array": ("a list", "lists"),
+    "object": ("a section", "sections"),
+}
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_PCAM_FILES = tuple(f"camelyonpatch_level_2_split_{split}_{part}.h5" for split in ("train", "valid", "test") for part in "xy")
+
+
+def check_config(config: Mapping[str, Any], *, schema: str | Path, study_file: str | Path) -> None:
+    """Refuse a study that cannot run, before anything is computed.
+
+    Parameters
+    ----------
+    config : the whole configuration.
+    schema : the JSON schema (as YAML) it must fit.
+    study_file : named in messages.
+
+    Raises
+    ------
+    InputError : the first thing at fault, with the key, what was found, what was expected and what to do.
+    """
+    _Checker(config, Path(schema), str(study_file)).check()
+
+
+def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """Everything that tells one arm from another.
+
+    `{arm}-seed{s}` is a replicate: the arm with the seed s.
+
+    Returns
+    -------
+    `prompts`, `encoder`, `k`, `finetune` (None: the base model is sampled), `sampling`, `seed`.
+    """
+    replicate = _REPLICATE.fullmatch(arm)
+    entry = config["arms"][replicate["arm"] if replicate else arm]
+    finetune = entry.get("finetune", {})
+    return {
+        "prompts": entry["prompts"],
+        "encoder": entry.get("encoder", config["morphology"]["encoder"]),
+        "k": entry.get("k", config["morphology"]["k"]),
+        "finetune": None if finetune is False else {**config["generator"]["finetune"], **finetune},
+        "sampling": {**config["generator"]["sampling"], **entry.get("sampling", {})},
+        "seed": int(replicate["seed"]) if replicate else entry.get("seed", config["seed"]),
+    }
+
+
+def morphology_of(config: Mapping[str, Any], images: str) -> dict[str, Any]:
+    """The `encoder` and `k` of the clusters by which an image set is judged: its arm's, else the study's."""
+    settings = config["morphology"] if images in _IMAGE_SETS else arm_settings(config, images)
+    return {"encoder": settings["encoder"], "k": settings["k"]}
+
+
+def mixes_with(arms: Sequence[str]) -> list[str]:
+    """Training sets of the classifier that contain an arm: each alone, and each with the real images."""
+    return [mix for arm in arms for mix in (arm, f"real+{arm}")]
+
+
+class _Checker:
+    def __init__(self, config: Mapping[str, Any], schema: Path, study_file: str) -> None:
+        self.config, self.study_file = config, study_file
+        self.schema = yaml.load(schema.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+    def refuse(self, key: str, *, found: str, expected: str, remedy: str) -> NoReturn:
+        raise InputError(f"config key `{key}` of {self.study_file}", found=found, expected=expected, remedy=remedy)
+
+    def check(self) -> None:
+        self.check_schema()
+        self.check_names()
+        self.check_data()
+        self.check_templates()
+        self.check_numbers()
+        self.check_models()
+
+    def check_schema(self) -> None:
+        errors = sorted(Draft202012Validator(self.schema).iter_errors(self.config), key=lambda e: [str(p) for p in e.path])
+        if errors:
+            self.refuse_schema_error(_deepest(errors[0]), more=len(errors) - 1)
+
+    def refuse_schema_error(self, error: ValidationError, more: int) -> NoReturn:
+        key = ".".join(str(part) for part in error.absolute_path)
+        others = f" ({more} more to correct after this one)" if more else ""
+        if error.validator == "additionalProperties":
+            known = list(error.schema["properties"])
+            unknown = next(name for name in error.instance if name not in known)
+            self.refuse(
+                f"{key}.{unknown}".lstrip("."),
+                found="a key that does not exist",
+                expected=f"one of {', '.join(known)}",
+                remedy=f"correct its spelling or take it out; config/README.md describes every key{others}",
+            )
+        if error.validator == "required":
+            missing = next(name for name in error.schema["required"] if name not in error.instance)
+            self.refuse(
+                f"{key}.{missing}".lstrip("."),
+                found="no such key",
+                expected="a study file that states every key",
+                remedy=f"add it; config/README.md describes it and config/config.yaml shows it{others}",
+            )
+        if (
+            error.parent is None
+            and error.schema is not None
+            and "pattern" in error.schema
+            and list(error.schema) == ["pattern"]
+        ):
+            self.refuse(
+                f"{key}.{error.instance}".lstrip("."),
+                found=f"the name {error.instance!r}",
+                expected="a name of lower-case letters, digits and underscores that begins with a letter",
+                remedy=f"rename it{others}",
+            )
+        hint = ""
+        if isinstance(error.instance, str) and re.fullmatch(r"[0-9.]+[eE][+-]?[0-9]+", error.instance):
+            hint = "; YAML reads 1e-5 as text, so write 1.0e-5"
+        elif isinstance(error.instance, str) and re.fullmatch(r"-?[0-9.]+|null|true|false", error.instance):
+            hint = "; inside braces --config gives text alone, so set this key in the study file"
+        elif isinstance(error.instance, bool) and "no" in error.schema.get("enum", []):
+            hint = '; YAML reads no as false, so write "no" in quotes'
+        self.refuse(
+            key,
+            found=_short(error.instance),
+            expected=expectation(error.schema) or error.message,
+            remedy=f"{error.schema.get('description', 'correct it')}{hint}{others}",
+        )
+
+    def check_names(self) -> None:
+        config = self.config
+        for arm in config["arms"]:
+            if arm in _IMAGE_SETS:
+                self.refuse(
+                    f"arms.{arm}",
+                    found=f"an arm named {arm}",
+                    expected=f"a name other than {', '.join(_IMAGE_SETS)}, which name image sets of every study",
+                    remedy="rename the arm",
+                )
+        named = [("morphology.encoder", config["morphology"]["encoder"])]
+        named += [("evaluation.encoders", name) for name in config["evaluation"]["encoders"]]
+        named += [(f"arms.{arm}.encoder", entry["encoder"]) for arm, entry in config["arms"].items() if "encoder" in entry]
+        for key, name in named:
+            self.check_known(key, name, config["encoders"], "encoders")
+        for arm in config["replicates"]["arms"]:
+            self.check_known("replicates.arms", arm, config["arms"], "arms")
+
+    def check_known(self, key: str, name: str, known: Iterable[str], section: str) -> None:
+        if name not in known:
+            self.refuse(
+                key,
+                found=repr(name),
+                expected=f"a name under `{section}`: {', '.join(known)}",
+                remedy=f"correct the name, or describe {name!r} under `{section}`",
+            )
+
+    def check_data(self) -> None:
+        data = self.config["data"]
+        source, root, classes = data["source"], data["root"], data["classes"]
+        own_names = source in ("folders", "table")
+        if (source in ("phantom", "pcam") and len(classes) != 2) or len(classes) == 1:
+            self.refuse(
+                "data.classes",
+                found=_short(classes),
+                expected="two or more words" + (", or [] for the data's own names" if own_names else "")
+                if own_names
+                else "two words, those of label 0 and label 1",
+                remedy="give one word for every label",
+            )
+        for key, needed in (("phantom", source == "phantom"), ("holdout", own_names)):
+            if needed and data[key] is None:
+                self.refuse(
+                    f"data.{key}",
+                    found="null",
+                    expected=f"a section, since `data.source` is {source}",
+                    remedy="fill it in as config/README.md says",
+                )
+        if own_names and sum(data["holdout"].values()) >= 1:
+            self.refuse(
+                "data.holdout",
+                found=_short(data["holdout"]),
+                expected="shares that leave something to train on",
+                remedy="lower them",
+            )
+        if source == "phantom":
+            if root is not None:
+                self.refuse(
+                    "data.root",
+                    found=_short(root),
+                    expected="null, since the phantom is computed",
+                    remedy="set `data.source` to what the root is (pcam, folders or table), or set the root to null",
+                )
+        elif root is None:
+            self.refuse(
+                "data.root",
+                found="null",
+                expected={"table": "a CSV file"}.get(source, "a folder"),
+                remedy="name it in the study file or on the command line: --config data='{root: PATH}'"
+                + (f"; `{DOWNLOADED_PCAM}` downloads PCam" if source == "pcam" else ""),
+            )
+        elif root != DOWNLOADED_PCAM or source != "pcam":
+            self.check_root(source, Path(root))
+
+    def check_root(self, source: str, root: Path) -> None:
+        place = f"{root} (config key `data.root` of {self.study_file})"
+        wanted = {
+            "pcam": f"a folder with {_PCAM_FILES[0]} and its five sisters",
+            "folders": "a folder with one folder of images a class",
+            "table": "a CSV file with the columns path and label",
+        }[source]
+        if not (root.is_file() if source == "table" else root.is_dir()):
+            what = "a folder" if root.is_dir() else "a file" if root.is_file() else "nothing there"
+            remedy = "correct the path; it is relative to the folder in which Snakemake runs"
+            raise InputError(place, found=what, expected=wanted, remedy=remedy)
+        missing = [name for name in _PCAM_FILES if source == "pcam" and not (root / name).is_file()]
+        if missing:
+            raise InputError(
+                place,
+                found=f"no {', no '.join(missing)}",
+                expected=wanted,
+                remedy="put the missing files there, under exactly these names, unpacked",
+            )
+
+    def check_templates(self) -> None:
+        for kind, fields in (("label", {"label"}), ("morphology", {"label", "index"})):
+            template = self.config["prompts"][kind]
+            try:
+                found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+            except ValueError as error:
+                found = {f"a broken brace ({error})"}
+            if found != fields:
+                self.refuse(
+                    f"prompts.{kind}",
+                    found=f"{template!r}, whose fields are {', '.join(sorted(found)) or 'none'}",
+                    expected="the fields "
+                    + " and ".join(f"{{{name}}}" for name in sorted(fields, reverse=True))
+                    + ", and no other",
+                    remedy="write the template with these fields",
+                )
+
+    def check_numbers(self) -> None:
+        config = self.config
+        sampling, subset = config["generator"]["sampling"], config["subset"]
+        images = sampling["images"]
+        self.check_at_least(
+            "subset.train",
+            subset["train"],
+            images,
+            "generator.sampling.images",
+            "the real row draws as many real images as an arm has",
+        )
+        self.check_at_least(
+            "generator.sampling.images", images, sampling["shards"], "generator.sampling.shards", "every shard has an image"
+        )
+        self.check_at_least(
+            "generator.sampling.images",
+            images,
+            config["evaluation"]["neighbours"] + 1,
+            "evaluation.neighbours + 1",
+            "an image is not its own neighbour",
+        )
+        if config["data"]["source"] == "phantom":
+            patches, slides = config["data"]["phantom"]["patches"], config["data"]["phantom"]["slides"]
+            for split in patches:
+                self.check_at_least(
+                    f"data.phantom.patches.{split}",
+                    patches[split],
+                    slides[split],
+                    f"data.phantom.slides.{split}",
+                    "every slide has a patch",
+                )
+            for split in ("train", "valid"):
+                self.check_at_least(
+                    f"data.phantom.patches.{split}",
+                    patches[split],
+                    subset[split],
+                    f"subset.{split}",
+                    "the subset is drawn from the split, without repeats",
+                )
+            largest = max([config["morphology"]["k"], *config["morphology"]["sweep"]])
+            self.check_at_least(
+                "data.phantom.patches.train", patches["train"], largest, "the largest k", "every cluster has a patch"
+            )
+        for arm in config["arms"]:
+            settings = arm_settings(config, arm)["finetune"]
+            if settings and settings["warmup_steps"] >= settings["steps"]:
+                key = f"arms.{arm}.finetune" if "finetune" in config["arms"][arm] else "generator.finetune"
+                self.refuse(
+                    f"{key}.warmup_steps",
+                    found=f"{settings['warmup_steps']} warm-up steps of {settings['steps']} in all",
+                    expected="a warm-up shorter than the training",
+                    remedy="lower warmup_steps or raise steps",
+                )
+
+    def check_at_least(self, key: str, value: int, least: int, other: str, why: str) -> None:
+        if value < least:
+            self.refuse(
+                key,
+                found=str(value),
+                expected=f"at least {least}, as `{other}`: {why}",
+                remedy=f"raise `{key}` or lower `{other}`",
+            )
+
+    def check_models(self) -> None:
+        for name, encoder in self.config["encoders"].items():
+            self.check_model(f"encoders.{name}", encoder, "config.json", "a folder saved by transformers")
+        generator = self.config["generator"]
+        folder = self.check_model("generator", generator, "model_index.json", "a folder saved by StableDiffusionPipeline")
+        if folder is not None:
+            self.check_pipeline(folder, generator["resolution"])
+            self.check_prompt_lengths(folder)
+        weights = self.config["classifier"]["weights"]
+        if weights is not None and not Path(weights).is_file():
+            self.refuse(
+                "classifier.weights",
+                found=f"no file {weights}",
+                expected="a safetensors file",
+                remedy="correct the path, or set it to null",
+            )
+
+    def check_model(self, key: str, entry: Mapping[str, Any], index: str, kind: str) -> Path | None:
+        """The model's folder, if it is one and holds what it should."""
+        model, revision = entry["model"], entry["revision"]
+        folder = Path(model)
+        if not folder.is_dir():
+            if folder.is_relative_to(FOUNDATION) and revision is None:
+                return None  # the target `foundation` makes it, and must not be refused for its absence
+            if not _HUB_ID.fullmatch(model) or revision is None:
+                self.refuse(
+                    f"{key}.model",
+                    found=f"{model!r}: no such folder" + ("" if revision else ", and no revision that would make it a hub id"),
+                    expected=f"{kind}, or a hub id (owner/name) with its 40-digit commit as `{key}.revision`",
+                    remedy="correct the path (relative to the folder in which Snakemake runs), or state the revision",
+                )
+            return None
+        if revision is not None:
+            self.refuse(
+                f"{key}.revision",
+                found=_short(revision),
+                expected=f"null, since {model} is a folder",
+                remedy="set it to null",
+            )
+        if not (folder / index).is_file():
+            raise InputError(
+                f"{folder} (config key `{key}.model` of {self.study_file})",
+                found=f"no {index} in it",
+                expected=kind,
+                remedy="name the folder that holds this file",
+            )
+        return folder
+
+    def check_pipeline(self, folder: Path, resolution: int) -> None:
+        parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+        missing = [part for part in parts if not (folder / part).is_dir()]
+        if missing:
+            raise InputError(
+                f"{folder} (config key `generator.model` of {self.study_file})",
+                found=f"no {', no '.join(missing)} in it",
+                expected=f"a text-to-image pipeline with the folders {', '.join(parts)}",
+                remedy="name the folder of a whole StableDiffusionPipeline",
+            )
+        vae = folder / "vae" / "config.json"
+        try:
+            factor = 2 ** (len(json.loads(vae.read_text())["block_out_channels"]) - 1)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                vae,
+                found=f"no readable autoencoder configuration ({error!r})",
+                expected="the config.json of an AutoencoderKL",
+                remedy="name the folder of a whole StableDiffusionPipeline as `generator.model`",
+            ) from error
+        if resolution % factor:
+            self.refuse(
+                "generator.resolution",
+                found=str(resolution),
+                expected=f"a multiple of {factor}, the factor by which {folder / 'vae'} shrinks an image",
+                remedy=f"set it to {max(1, round(resolution / factor)) * factor}",
+            )
+
+    def check_prompt_lengths(self, folder: Path) -> None:
+        """Every arm's prompts against a local pipeline's text encoder; for other models training checks them first."""
+        file, encoder = folder / "tokenizer/tokenizer.json", folder / "text_encoder/config.json"
+        if not (file.is_file() and encoder.is_file()):
+            return
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_truncation()
+        limit = json.loads(encoder.read_text())["max_position_embeddings"]
+        for arm in self.config["arms"]:
+            settings = arm_settings(self.config, arm)
+            kind = "label" if settings["prompts"] == "label" else "morphology"
+            for label in self.config["data"]["classes"]:
+                for cluster in range(settings["k"] if kind == "morphology" else 1):
+                    prompt = self.config["prompts"][kind].format(label=label, index=number_words(cluster))
+                    tokens = len(tokenizer.encode(prompt).ids)
+                    if tokens > limit:
+                        self.refuse(
+                            f"prompts.{kind}",
+                            found=f"a prompt of {tokens} tokens: {prompt!r}",
+                            expected=f"at most {limit} tokens, beginning and end included: the rest would be cut off",
+                            remedy="shorten the template, or the words of `data.classes`",
+                        )
+
+
+def _deepest(error: ValidationError) -> ValidationError:
+    """The error of the alternative that was meant: of `false` or an object, the object's, if an object was given."""
+    if error.validator == "anyOf" and isinstance(error.instance, Mapping) and error.context:
+        return next(e for e in error.context if e.validator != "const")
+    return error
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def expectation(schema: Mapping[str, Any]) -> str:
+    """A schema's type and bounds in words, for messages and for config/README.md."""
+    if "enum" in schema:
+        return "one of " + ", ".join(str(value) for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(expectation(option) for option in schema["anyOf"])
+    if "const" in schema:
+        return str(schema["const"]).lower()
+    types = schema.get("type", [])
+    words = " or ".join(_TYPES[name][0] for name in ([types] if isinstance(types, str) else types))
+    bounds = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
+    if "items" in schema:
+        words += f" of {_TYPES[schema['items']['type']][1]}"
+        bounds += [f"each {sign} {schema['items'][name]}" for name, sign in _BOUNDS.items() if name in schema["items"]]
+    if "minItems" in schema:
+        bounds.append("not empty")
+    if "pattern" in schema:
+        bounds.append(f"matching {schema['pattern']}")
+    return f"{words} ({', '.join(bounds)})" if bounds else words

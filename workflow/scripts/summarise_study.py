@@ -1,0 +1,14 @@
+"""Put every metric of the study into one table."""
+
+from histoprompt.job import job
+from histoprompt.summary import summarise_study
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], "summarise_study"):
+        summarise_study(
+            snakemake.input.metrics,
+            snakemake.input.classifiers,
+            snakemake.output.table,
+            snakemake.output.text,
+            study=snakemake.wildcards.study,
+        )

@@ -1,0 +1,17 @@
+"""Train a classifier on real images, an arm's, or both, and test it on real patches."""
+
+from histoprompt.classifier import train_classifier
+from histoprompt.job import job
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], "train_classifier"):
+        train_classifier(
+            snakemake.input.images,
+            snakemake.input.test,
+            snakemake.output[0],
+            mix=snakemake.wildcards.mix,
+            settings=snakemake.params.settings,
+            seed=snakemake.params.seed,
+            device=snakemake.params.device,
+            threads=snakemake.threads,
+        )
