@@ -223,7 +223,7 @@ def test_an_arm_has_the_studys_settings_save_what_it_changes(config):
 
 def test_a_replicate_is_its_arm_with_another_seed(config):
     arm, replicate = arm_settings(config, "shuffled"), arm_settings(config, "shuffled-seed3")
-    assert replicate == {**arm, "seed": 3}
+    assert replicate == {**arm, "seed": 3, "image_seed": 3}
 
 
 def test_image_sets_are_judged_by_their_arms_clusters(config):

@@ -56,6 +56,33 @@ rule train_autoencoder:
         "../scripts/train_autoencoder.py"
 
 
+rule refine_decoder:
+    input:
+        tissue="results/foundation/images/tissue.npy",
+        table="results/foundation/images/tissue.csv",
+        textures="results/foundation/images/textures.npy",
+        autoencoder="results/foundation/autoencoder",
+    output:
+        model=directory("results/foundation/vae"),
+        report="results/foundation/vae.json",
+    log:
+        "results/foundation/logs/refine_decoder.log",
+    benchmark:
+        "results/foundation/benchmarks/refine_decoder.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: FOUNDATION["threads"]
+    resources:
+        gpu=gpus_for(FOUNDATION["device"]),
+        mem_mb=6000,
+        runtime=600,
+    params:
+        settings={**EVERYWHERE, **FOUNDATION["decoder"]},
+        code=code_digest("refine_decoder"),
+    script:
+        "../scripts/refine_decoder.py"
+
+
 rule train_vision_transformer:
     input:
         tissue="results/foundation/images/tissue.npy",
@@ -136,7 +163,8 @@ rule assemble_foundation:
     input:
         table="results/foundation/images/tissue.csv",
         models=collect("results/foundation/{model}", model=["dino-vit", "resnet", "diffusion"]),
-        reports=collect("results/foundation/{model}.json", model=["autoencoder", "dino-vit", "resnet", "diffusion"]),
+        vae="results/foundation/vae",
+        reports=collect("results/foundation/{model}.json", model=["autoencoder", "vae", "dino-vit", "resnet", "diffusion"]),
     output:
         folder=directory("results/foundation/models"),
     log:

@@ -128,7 +128,7 @@ rule generate_images:
         revision=config["generator"]["revision"],
         resolution=config["generator"]["resolution"],
         settings=of_arm("sampling"),
-        seed=of_arm("seed"),
+        seed=of_arm("image_seed"),
         device=config["device"],
         content=generator_digest,
         code=code_digest("generate_images"),

@@ -168,7 +168,7 @@ rule build_prompts:
         prompts=of_arm("prompts"),
         templates=config["prompts"],
         images=config["generator"]["sampling"]["images"],
-        seed=of_arm("seed"),
+        seed=of_arm("image_seed"),
         code=code_digest("build_prompts"),
     script:
         "../scripts/build_prompts.py"

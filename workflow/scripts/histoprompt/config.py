@@ -52,11 +52,13 @@ def check_config(config: Mapping[str, Any], *, schema: str | Path, study_file: s
 def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """Everything that tells one arm from another.
 
-    `{arm}-seed{s}` is a replicate: the arm with the seed s.
+    `{arm}-seed{s}` is a replicate: the arm with s for both of its seeds.
 
     Returns
     -------
-    `prompts`, `encoder`, `k`, `finetune` (None: the base model is sampled), `sampling`, `seed`.
+    `prompts`, `encoder`, `k`, `finetune` (None: the base model is sampled), `sampling`, `seed` (of the fine-tuning) and
+    `image_seed` (of labels, clusters and noise of the generated images: the study's in every arm, so that image n differs
+    between arms by nothing but the model and the prompt's words).
     """
     replicate = _REPLICATE.fullmatch(arm)
     entry = config["arms"][replicate["arm"] if replicate else arm]
@@ -68,6 +70,7 @@ def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
         "finetune": None if finetune is False else {**config["generator"]["finetune"], **finetune},
         "sampling": {**config["generator"]["sampling"], **entry.get("sampling", {})},
         "seed": int(replicate["seed"]) if replicate else entry.get("seed", config["seed"]),
+        "image_seed": int(replicate["seed"]) if replicate else config["seed"],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 
@@ -68,10 +69,7 @@ def train_autoencoder(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     generator = torch.Generator(place).manual_seed(seed)
-    sources = pd.read_csv(table_csv)["source"].to_numpy()
-    tissue = load_images(tissue_npy, place)
-    named = {name: tissue[torch.from_numpy(np.flatnonzero(sources == name)).to(place)] for name in ("pcam", "phantom")}
-    pools = {name: pool for name, pool in {**named, "textures": load_images(textures_npy, place)}.items() if len(pool)}
+    pools = _pools(tissue_npy, table_csv, textures_npy, place)
     model = build(channels, latent_channels, layers).to(place, memory_format=torch.channels_last)
     average = build(channels, latent_channels, layers).to(place)
     average.load_state_dict(model.state_dict())
@@ -115,9 +113,84 @@ def train_autoencoder(
     )
 
 
-def _batch(pools: dict[str, Tensor], size: int, crop: int, generator: torch.Generator) -> Tensor:
+def refine_decoder(
+    tissue_npy: str | Path,
+    table_csv: str | Path,
+    textures_npy: str | Path,
+    autoencoder_folder: str | Path,
+    model_folder: str | Path,
+    report_json: str | Path,
+    *,
+    training_steps: int,
+    batch_size: int,
+    crop: int,
+    learning_rate: float,
+    seconds: float | None,
+    seed: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Train the decoder alone on what it finds hardest, real tissue; the latents, and all that is built on them, stay."""
+    place = resolve_device(device)
+    torch.set_num_threads(threads)
+    generator = torch.Generator(place).manual_seed(seed + 1)
+    pools = _pools(tissue_npy, table_csv, textures_npy, place)
+    model = AutoencoderKL.from_pretrained(autoencoder_folder, torch_dtype=torch.float32)
+    model = model.to(place, memory_format=torch.channels_last)
+    before = {name: _score(model, pool[:: max(1, len(pool) // 200)]) for name, pool in pools.items()}
+    average = copy.deepcopy(model)
+    model.requires_grad_(False)
+    trained = [model.decoder, model.post_quant_conv]
+    weights = [p.requires_grad_(True) for part in trained for p in part.parameters()]
+    averages = [p for part in (average.decoder, average.post_quant_conv) for p in part.parameters()]
+    optimiser = torch.optim.AdamW(weights, learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    started, done = time.monotonic(), 0
+    for step, share in steps(training_steps, "decoder", seconds):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * cosine(share, step, 100)
+        images = _batch(pools, batch_size, crop, generator, weights={"pcam": 6.0, "phantom": 2.0, "textures": 0.5})
+        with torch.no_grad():
+            posterior = model.encode(images).latent_dist
+            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator, device=place)
+        loss = F.mse_loss(model.decode(latents).sample, images)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        follow(averages, weights, min(0.999, (1 + step) / (10 + step)))
+        done = step + 1
+    seconds_taken = time.monotonic() - started
+    after = {name: _score(average, pool[:: max(1, len(pool) // 200)]) for name, pool in pools.items()}
+    with atomic(model_folder) as temporary:
+        save_half(average, temporary)
+    write_json(
+        report_json,
+        {
+            "steps": done,
+            "seconds": round(seconds_taken, 1),
+            "device": device_name(place),
+            "batch_size": batch_size,
+            "psnr_db_before": before,
+            "psnr_db": after,
+        },
+    )
+
+
+def _pools(tissue_npy: str | Path, table_csv: str | Path, textures_npy: str | Path, device: torch.device) -> dict[str, Tensor]:
+    """The training images by source; without a PCam root there are no real ones."""
+    sources = pd.read_csv(table_csv)["source"].to_numpy()
+    tissue = load_images(tissue_npy, device)
+    named = {name: tissue[torch.from_numpy(np.flatnonzero(sources == name)).to(device)] for name in ("pcam", "phantom")}
+    return {name: pool for name, pool in {**named, "textures": load_images(textures_npy, device)}.items() if len(pool)}
+
+
+_SHARES = {"pcam": 3.0, "phantom": 2.0, "textures": 1.0}
+
+
+def _batch(
+    pools: dict[str, Tensor], size: int, crop: int, generator: torch.Generator, weights: dict[str, float] = _SHARES
+) -> Tensor:
     """Float (B,3,crop,crop) in -1…1; a third of the tissue is restained."""
-    weights = {"pcam": 3.0, "phantom": 2.0, "textures": 1.0}
     total = sum(weights[name] for name in pools)
     parts = []
     for name, pool in pools.items():

@@ -43,6 +43,7 @@ the words of a study (`healthy`, `cancer`, `tissue`, `morphology type twelve`) n
 | model | steps | batch | seconds | device | score |
 |---|---|---|---|---|---|
 | VAE | {vae[steps]:,} | {vae[batch_size]} | {vae[seconds]:.0f} | {vae[device]} | PSNR in dB on training patches: {psnr} |
+| its decoder, alone | {decoder[steps]:,} | {decoder[batch_size]} | {decoder[seconds]:.0f} | {decoder[device]} | PSNR in dB on training patches: {refined} |
 | ViT | {vit[steps]:,} | {vit[batch_size]} | {vit[seconds]:.0f} | {vit[device]} | k-means against the phantom's morphologies: NMI {vit[training_set][nmi]}, ARI {vit[training_set][ari]} |
 | ResNet | {resnet[steps]:,} | {resnet[batch_size]} | {resnet[seconds]:.0f} | {resnet[device]} | accuracy on patches held out: {accuracy} |
 | U-Net and text encoder | {base[steps]:,} | {base[batch_size]} | {base[seconds]:.0f} | {base[device]} | held-out loss with right, another's and no caption: {base[held_out_loss][right]}, {base[held_out_loss][shuffled]}, {base[held_out_loss][empty]} |
@@ -60,6 +61,7 @@ an organ, and its stains and morphologies are what its authors thought of.
 def assemble_foundation(
     table_csv: str | Path,
     models: Sequence[str | Path],
+    vae_folder: str | Path,
     reports: Sequence[str | Path],
     folder: str | Path,
     *,
@@ -70,15 +72,17 @@ def assemble_foundation(
     Parameters
     ----------
     models : the folders `dino-vit`, `resnet` and `diffusion`.
-    reports : the JSON reports of autoencoder, ViT, ResNet and base model, in this order.
+    vae_folder : the autoencoder with its refined decoder, which takes the place of the base model's.
+    reports : the JSON reports of autoencoder, decoder, ViT, ResNet and base model, in this order.
     """
-    vae, vit, resnet, base = (read_json(path) for path in reports)
+    vae, decoder, vit, resnet, base = (read_json(path) for path in reports)
     table = pd.read_csv(table_csv, dtype={"sha256": str})
     real = table.loc[table["source"] == "pcam", "sha256"]
     with atomic(folder) as temporary:
         temporary.mkdir()
         for model in map(Path, models):
             shutil.copytree(model, temporary / model.name)
+        shutil.copytree(vae_folder, temporary / "diffusion/vae", dirs_exist_ok=True)
         sizes = {
             Path(model).name: sum(p.stat().st_size for p in (temporary / Path(model).name).rglob("*") if p.is_file()) / 1e6
             for model in models
@@ -86,6 +90,7 @@ def assemble_foundation(
         (temporary / "pcam-train.sha256").write_text("".join(f"{digest}\n" for digest in real))
         card = _TEXT.format(
             vae=vae,
+            decoder=decoder,
             vit=vit,
             resnet=resnet,
             base=base,
@@ -94,10 +99,15 @@ def assemble_foundation(
             pcam=len(real),
             pictures=recipe["images"]["textures"]["pictures"],
             photographs=", ".join(name.replace("_", " ") for name in PHOTOGRAPHS),
-            psnr=", ".join(f"{name} {value}" for name, value in vae["psnr_db"].items()),
+            psnr=_listed(vae["psnr_db"]),
+            refined=_listed(decoder["psnr_db"]),
             accuracy=", ".join(f"{name.removesuffix('_accuracy')} {value:.1%}" for name, value in resnet["held_out"].items()),
             channels=len(vae["latent_deviations"]),
             deviations=", ".join(f"{value:.2f}" for value in vae["latent_deviations"]),
         )
         (temporary / "README.md").write_text(card)
         (temporary / "manifest.json").write_text(json.dumps(folder_manifest(temporary), indent=2) + "\n")
+
+
+def _listed(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in scores.items())
