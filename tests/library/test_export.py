@@ -114,3 +114,19 @@ def test_missing_changed_or_unlike_images_are_named(tmp_path: Path) -> None:
 def test_missing_or_repeated_numbers_are_refused(tmp_path: Path, numbers: list[int]) -> None:
     with pytest.raises(InputError, match="once each"):
         export(tmp_path, [shard(tmp_path / "samples/arm/0", numbers)])
+
+
+def test_the_image_folder_is_read_by_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    from datasets import load_dataset
+
+    arm = tmp_path / "samples/arm"
+    export(tmp_path, [shard(arm / "0", [0, 1, 2])])
+    data = load_dataset("imagefolder", data_dir=str(arm / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert sorted(zip(data["label"], data["prompt"], strict=True)) == [
+        (0, "tissue, type 0"),
+        (0, "tissue, type 1"),
+        (1, "tissue, type 0"),
+    ]
+    assert {image.size for image in data["image"]} == {(32, 32)}

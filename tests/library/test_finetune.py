@@ -285,8 +285,8 @@ def test_a_state_of_other_settings_is_not_gone_on_from(
     with pytest.raises(Stopped):
         run(inputs, pipeline_folder, tmp_path / "arm")
     (tmp_path / "arm-state/notes").mkdir()
-    run(inputs, pipeline_folder, tmp_path / "arm", **{"steps": 8} | change)
-    assert steps == [*range(6), *range(8)]
+    run(inputs, pipeline_folder, tmp_path / "arm", **change)
+    assert steps == [*range(6), *range(14)]
     assert [p.name for p in (tmp_path / "arm-state").iterdir()] == ["notes"]
 
 

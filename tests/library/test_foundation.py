@@ -15,7 +15,7 @@ from histoprompt.foundation.autoencoder import align_latents, build, psnr, train
 from histoprompt.foundation.diffusion import pretrain_diffusion
 from histoprompt.foundation.images import make_textures, make_tissue
 from histoprompt.foundation.residual_network import train_residual_network
-from histoprompt.foundation.text import GLOSSARY, build_tokenizer
+from histoprompt.foundation.text import GLOSSARY, LENGTH, build_tokenizer
 from histoprompt.foundation.textures import FAMILY_WORDS, PALETTES, TYPES, draw_texture
 from histoprompt.foundation.vision_transformer import train_vision_transformer
 from histoprompt.prompts import number_words
@@ -62,7 +62,7 @@ def test_every_word_of_a_prompt_is_one_token():
         assert len(tokenizer(number_words(number)).input_ids) - 2 == (3 if "-" in number_words(number) else 1)
     prompt = "Histology image of cancer tissue, morphology type thirty-two"
     assert len(tokenizer(prompt).input_ids) == 13
-    assert tokenizer.model_max_length == 77
+    assert tokenizer.model_max_length == LENGTH
 
 
 def test_aligned_latents_restore_the_same_image_and_run_from_coarse_to_fine(images):

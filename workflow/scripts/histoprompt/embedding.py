@@ -130,7 +130,12 @@ def load_encoder(model: str | Path, revision: str | None, *, device: torch.devic
     preprocessing = Preprocessing.from_config(folder / "preprocessor_config.json")
     try:
         network, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype=torch.float32,  # whatever the file holds: autocast mixes float32 weights with the compute dtype only
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _no_encoder(folder, f"a model that cannot be loaded ({_first_line(error)})") from error

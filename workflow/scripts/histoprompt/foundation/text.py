@@ -111,6 +111,9 @@ GLOSSARY = [
     "temple",
     "flower",
 ]
+# Tokens a prompt may have, beginning and end included. Of CLIP's 77 most would be padding: at first attention spreads evenly
+# over them all, the words that tell two prompts apart are lost among 60 pads, and training ends before that is learned.
+LENGTH = 20
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -139,11 +142,11 @@ def build_tokenizer() -> CLIPTokenizer:
     merges: list[tuple[str, str]] = [(left, right) for left, right in json.loads(trained.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), BEGIN, END]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=END)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=END)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int, layers: int, heads: int) -> CLIPTextModel:
-    """A CLIP text encoder of CLIP's own length, 77; tokens start ten times as far apart, so that words differ at once."""
+    """A CLIP text encoder of `LENGTH` tokens; tokens start ten times as far apart, so that words differ at once."""
     model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -151,7 +154,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int, layers: int, hea
             intermediate_size=4 * width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            max_position_embeddings=77,
+            max_position_embeddings=LENGTH,
             projection_dim=width,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
