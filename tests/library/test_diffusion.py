@@ -140,8 +140,6 @@ def test_weights_that_are_cut_off_missing_or_of_another_size_are_refused(copy: P
 def test_a_hub_model_needs_a_commit_and_says_how_to_fetch_it_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    from histoprompt import diffusion
-
     with pytest.raises(InputError, match="40 hexadecimal digits"):
         open_pipeline("owner/name", "main")
     with pytest.raises(InputError, match="no folder of this name"):
@@ -150,7 +148,7 @@ def test_a_hub_model_needs_a_commit_and_says_how_to_fetch_it_offline(monkeypatch
     def offline(*args: object, **keywords: object) -> str:
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr(diffusion, "snapshot_download", offline)
+    monkeypatch.setattr("histoprompt.hub.snapshot_download", offline)
     with pytest.raises(InputError) as caught:
         open_pipeline("owner/name", "0" * 40)
     assert f"hf download owner/name --revision {'0' * 40}" in caught.value.remedy

@@ -20,7 +20,6 @@ from transformers import (
     ViTModel,
 )
 
-from histoprompt import embedding
 from histoprompt.embedding import Preprocessing, embed, embed_images, load_encoder
 from histoprompt.errors import InputError
 from histoprompt.patches import write_patches
@@ -295,7 +294,7 @@ def test_a_hub_model_out_of_reach_says_what_to_fetch(patches: Path, tmp_path: Pa
     def offline(*args: object, **settings: object) -> str:
         raise LocalEntryNotFoundError("no network\nand more")
 
-    monkeypatch.setattr(embedding, "snapshot_download", offline)
+    monkeypatch.setattr("histoprompt.hub.snapshot_download", offline)
     with pytest.raises(InputError) as caught:
         features_of(patches, "owner/name", tmp_path / "f.npy", revision=COMMIT)
     assert f"hf download owner/name --revision {COMMIT} --include 'config.json'" in caught.value.remedy
@@ -315,7 +314,7 @@ def test_a_hub_model_in_the_cache_is_used_and_a_part_of_one_is_completed(
         asked.append((model, revision, local_files_only))
         return str(part if local_files_only else vit)
 
-    monkeypatch.setattr(embedding, "snapshot_download", cache)
+    monkeypatch.setattr("histoprompt.hub.snapshot_download", cache)
     encoder = load_encoder("owner/name", COMMIT, device=CPU, dtype="float32")
     assert asked == [("owner/name", COMMIT, True), ("owner/name", COMMIT, False)] and encoder.dimension == 32
     for file in vit.iterdir():

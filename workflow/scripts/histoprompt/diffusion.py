@@ -7,7 +7,6 @@ limit are read from the folder's own configuration, so that the embedded model a
 from __future__ import annotations
 
 import json
-import re
 import resource
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ import numpy.typing as npt
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -28,6 +25,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from histoprompt.errors import InputError
+from histoprompt.hub import model_folder
 
 Images = npt.NDArray[np.uint8]
 
@@ -110,7 +108,15 @@ def open_pipeline(model: str | Path, revision: str | None) -> Pipeline:
     InputError : no such folder, a hub id that is not pinned or not within reach, no such pipeline, weights that are absent or
         no safetensors, parts that do not fit together.
     """
-    folder = _pipeline_folder(model, revision)
+    folder = model_folder(
+        model,
+        revision,
+        key="generator",
+        kind="a StableDiffusionPipeline folder",
+        files=_FILES,
+        contents="model_index.json and the folders scheduler, tokenizer, text_encoder, unet and vae",
+        complete=lambda cached: all(any(cached.glob(f"{part}/*.safetensors")) for part in _WEIGHTS),
+    )
     index = _config(folder, "model_index.json")
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise _no_pipeline(folder, f"model_index.json of a {index.get('_class_name')}")
@@ -266,44 +272,6 @@ def timing_report(seconds: float, images: int, device: torch.device) -> dict[str
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "device": torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads",
     }
-
-
-def _pipeline_folder(model: str | Path, revision: str | None) -> Path:
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        raise InputError(
-            folder,
-            found="no folder of this name",
-            expected="a StableDiffusionPipeline folder, or a hub id of the form owner/name",
-            remedy="correct the path under the config key `generator.model`",
-        )
-    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise InputError(
-            f"config key `generator.revision` of {model}",
-            found=f"{revision!r}, and no folder {model}",
-            expected="the 40 hexadecimal digits of a commit, if this is a hub id",
-            remedy="pin the model: copy the commit from its page's file history; or correct the path of the folder",
-        )
-    reason = ""
-    for local in (True, False):
-        try:
-            cached = Path(snapshot_download(str(model), revision=revision, allow_patterns=list(_FILES), local_files_only=local))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            reason = _first_line(error)
-        else:
-            # Before the download the cache may hold a part of the model.
-            if not local or all(any(cached.glob(f"{part}/*.safetensors")) for part in _WEIGHTS):
-                return cached
-    include = " ".join(f"--include '{name}'" for name in _FILES)
-    raise InputError(
-        f"hub model {model}, revision {revision}",
-        found=f"not in the local cache {constants.HF_HUB_CACHE}, and it cannot be downloaded ({reason})",
-        expected="model_index.json and the folders scheduler, tokenizer, text_encoder, unet and vae of that revision",
-        remedy=f"where there is a network run `hf download {model} --revision {revision} {include}` and copy the cache here; "
-        "or add `--local-dir FOLDER` to that command and give the folder as `generator.model`",
-    )
 
 
 def _load(kind: Any, pipeline: Pipeline, part: str) -> Any:

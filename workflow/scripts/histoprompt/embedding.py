@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch.nn.functional import interpolate
 from transformers import AutoModel
@@ -21,6 +18,7 @@ from transformers import AutoModel
 from histoprompt.devices import resolve_device
 from histoprompt.errors import InputError
 from histoprompt.files import atomic
+from histoprompt.hub import model_folder
 from histoprompt.job import progress
 from histoprompt.patches import Images, PatchFile
 
@@ -120,7 +118,15 @@ def load_encoder(model: str | Path, revision: str | None, *, device: torch.devic
     InputError : no such folder, a hub id without a commit or that cannot be downloaded, no image encoder, weights that are
         missing or are no safetensors.
     """
-    folder = model_folder(model, revision)
+    folder = model_folder(
+        model,
+        revision,
+        key="encoders.*",
+        kind="a model folder",
+        files=_FILES,
+        contents="config.json, preprocessor_config.json and model.safetensors",
+        complete=lambda cached: any(cached.glob("*.safetensors")) and (cached / "preprocessor_config.json").is_file(),
+    )
     if (folder / "model_index.json").is_file():
         raise _no_encoder(folder, "a diffusers pipeline (model_index.json)")
     if not (folder / "config.json").is_file():
@@ -214,49 +220,6 @@ def embed_images(
                 features[start : start + count] = part
             features.flush()
             del features
-
-
-def model_folder(model: str | Path, revision: str | None) -> Path:
-    """The folder of a model's files; a hub model's is in the local cache, downloaded first if need be.
-
-    Raises
-    ------
-    InputError : neither a folder nor a pinned hub id, or the files are neither in the cache nor within reach.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        raise InputError(
-            folder,
-            found="no folder of this name",
-            expected="a model folder, or a hub id of the form owner/name",
-            remedy="correct the path under the config key `encoders`, or make the file's folder first",
-        )
-    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise InputError(
-            f"config key `encoders.*.revision` of {model}",
-            found=f"{revision!r}, and no folder {model}",
-            expected="the 40 hexadecimal digits of a commit, if this is a hub id",
-            remedy="pin the model: copy the commit from its page's file history; or correct the path of the folder",
-        )
-    for local in (True, False):
-        try:
-            cached = Path(snapshot_download(str(model), revision=revision, allow_patterns=list(_FILES), local_files_only=local))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-            reason = _first_line(error)
-        else:
-            # Before the download the cache may hold a part of the model.
-            if not local or (any(cached.glob("*.safetensors")) and (cached / "preprocessor_config.json").is_file()):
-                return cached
-    include = " ".join(f"--include '{name}'" for name in _FILES)
-    raise InputError(
-        f"hub model {model}, revision {revision}",
-        found=f"not in the local cache {constants.HF_HUB_CACHE}, and it cannot be downloaded ({reason})",
-        expected="config.json, preprocessor_config.json and model.safetensors of that revision",
-        remedy=f"where there is a network run `hf download {model} --revision {revision} {include}` and copy the cache here; "
-        "or put the three files into a folder and give that folder as `model`",
-    )
 
 
 def _no_encoder(folder: Path, found: str) -> InputError:
