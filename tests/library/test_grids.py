@@ -26,7 +26,9 @@ def image_set(folder: Path, name: str, numbers: list[int], grey: int) -> tuple[P
 
 def draw(folder: Path, sets: dict[str, tuple[list[int], int]], columns: int) -> np.ndarray:
     made = {name: image_set(folder, name, *content) for name, content in sets.items()}
-    draw_arms({n: m[0] for n, m in made.items()}, {n: m[1] for n, m in made.items()}, folder / "arms.png", columns=columns)
+    draw_arms(
+        {n: m[0] for n, m in made.items()}, {n: m[1] for n, m in made.items()}, folder / "arms.png", titles={}, columns=columns
+    )
     return np.asarray(Image.open(folder / "arms.png"))
 
 
@@ -60,4 +62,4 @@ def test_a_table_of_another_length_is_refused(tmp_path: Path) -> None:
     images, _ = image_set(tmp_path, "real", [0, 1, 2], 7)
     _, other = image_set(tmp_path, "other", [0, 1], 7)
     with pytest.raises(InputError, match=r"2 rows[\s\S]*3 images"):
-        draw_arms({"real": images}, {"real": other}, tmp_path / "arms.png", columns=2)
+        draw_arms({"real": images}, {"real": other}, tmp_path / "arms.png", titles={}, columns=2)

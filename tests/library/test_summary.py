@@ -61,7 +61,9 @@ def page(tmp_path: Path) -> tuple[list[dict[str, str]], str]:
     metrics = [metrics_file(tmp_path, name, 0.1 * i, fd=None if name == "vae" else 30.0) for i, name in enumerate(names)]
     mixes = {"real": 0.9, "label": 0.7, "real+label": 0.92, "morphology": 0.8, "real+morphology": 0.93}
     classifiers = [classifier_file(tmp_path, mix, auc) for mix, auc in mixes.items()]
-    summarise_study(metrics, classifiers, tmp_path / "s.csv", tmp_path / "s.md", study="demo")
+    summarise_study(
+        metrics, classifiers, tmp_path / "s.csv", tmp_path / "s.md", study="demo", titles={"label": "label: the baseline"}
+    )
     with open(tmp_path / "s.csv") as stream:
         return list(csv.DictReader(stream)), (tmp_path / "s.md").read_text()
 

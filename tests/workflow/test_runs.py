@@ -129,7 +129,7 @@ def test_another_base_model_reruns_the_generator_alone(project, edited):
     edited("models/pipeline/unet/config.json", lambda text: text + "\n")
     plan = project.planned(*STUDY)
     assert {
-        "encode_latents train",
+        "encode_latents",
         "reconstruct_patches",
         "finetune_diffusion morphology",
         "generate_images pretrained, 0",

@@ -4,15 +4,15 @@ localrules:
 
 rule encode_latents:
     input:
-        patches="results/{study}/patches/{split}.h5",
-        kept="results/{study}/patches/{split}.kept.csv",
+        patches=collect("results/{{study}}/patches/{split}.h5", split=["train", "valid"]),
+        kept=collect("results/{{study}}/patches/{split}.kept.csv", split=["train", "valid"]),
     output:
-        latents="results/{study}/latents/{split}.npy",
-        rows="results/{study}/latents/{split}.rows.csv",
+        latents=collect("results/{{study}}/latents/{split}.npy", split=["train", "valid"]),
+        rows=collect("results/{{study}}/latents/{split}.rows.csv", split=["train", "valid"]),
     log:
-        "results/{study}/logs/encode_latents/{split}.log",
+        "results/{study}/logs/encode_latents.log",
     benchmark:
-        "results/{study}/benchmarks/encode_latents/{split}.tsv"
+        "results/{study}/benchmarks/encode_latents.tsv"
     conda:
         "../../envs/histoprompt.yaml"
     threads: THREADS

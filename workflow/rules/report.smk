@@ -26,6 +26,7 @@ rule draw_arms:
         runtime=30,
     params:
         names=["real", *ARMS],
+        titles=TITLES,
         columns=16,
         code=code_digest("draw_arms"),
     script:
@@ -54,12 +55,17 @@ rule summarise_study:
         mem_mb=1000,
         runtime=10,
     params:
+        titles=TITLES,
         code=code_digest("summarise_study"),
     script:
         "../scripts/summarise_study.py"
 
 
-REPLICATES = collect("{arm}-seed{seed}", arm=config["replicates"]["arms"], seed=config["replicates"]["seeds"])
+REPLICATES = collect(
+    "{arm}-seed{seed}",
+    arm=config["replicates"]["arms"],
+    seed=config["replicates"]["seeds"],
+)
 
 
 rule summarise_replicates:

@@ -9,5 +9,6 @@ if __name__ == "__main__":
             dict(zip(snakemake.params.names, snakemake.input.images, strict=True)),
             dict(zip(snakemake.params.names, snakemake.input.tables, strict=True)),
             snakemake.output[0],
+            titles=snakemake.params.titles,
             columns=snakemake.params.columns,
         )

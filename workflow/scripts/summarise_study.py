@@ -11,4 +11,5 @@ if __name__ == "__main__":
             snakemake.output.table,
             snakemake.output.text,
             study=snakemake.wildcards.study,
+            titles=snakemake.params.titles,
         )

@@ -80,6 +80,11 @@ def morphology_of(config: Mapping[str, Any], images: str) -> dict[str, Any]:
     return {"encoder": settings["encoder"], "k": settings["k"]}
 
 
+def arm_titles(config: Mapping[str, Any]) -> dict[str, str]:
+    """What tables and figures call each arm: its name, and what it is where the study says so."""
+    return {name: f"{name}: {arm['title']}" if "title" in arm else name for name, arm in config["arms"].items()}
+
+
 def mixes_with(arms: Sequence[str]) -> list[str]:
     """Training sets of the classifier that contain an arm: each alone, and each with the real images."""
     return [mix for arm in arms for mix in (arm, f"real+{arm}")]

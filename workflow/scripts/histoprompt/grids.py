@@ -20,7 +20,12 @@ _HEADING = 20
 
 
 def draw_arms(
-    image_files: Mapping[str, str | Path], tables: Mapping[str, str | Path], arms_png: str | Path, *, columns: int
+    image_files: Mapping[str, str | Path],
+    tables: Mapping[str, str | Path],
+    arms_png: str | Path,
+    *,
+    titles: Mapping[str, str],
+    columns: int,
 ) -> None:
     """Draw a block of rows an image set and a row a class, at the patches' own size.
 
@@ -32,6 +37,7 @@ def draw_arms(
     image_files : name -> patch file, in the order of the blocks.
     tables : name -> `number,label` of its images, row i = image i.
     arms_png : output.
+    titles : heading of a block, where it is not the name.
     columns : images of each class; fewer where there are not that many.
 
     Raises
@@ -63,7 +69,9 @@ def draw_arms(
                     expected="image sets of one study, whose image n has one label in all of them",
                     remedy="make all of them again with the same command, with at least one image a class",
                 )
-            blocks[name] = [file.take([numbers[name][number, c] for number in row]) for c, row in enumerate(shown)]
+            blocks[titles.get(name, name)] = [
+                file.take([numbers[name][number, c] for number in row]) for c, row in enumerate(shown)
+            ]
     with atomic(arms_png) as temporary:
         _compose(blocks, classes, size).save(temporary, optimize=False)
 

@@ -32,6 +32,7 @@ def summarise_study(
     summary_md: str | Path,
     *,
     study: str,
+    titles: Mapping[str, str],
 ) -> None:
     """Write one row an image set: `real` and `vae` first, then the arms in the order of their files.
 
@@ -42,6 +43,7 @@ def summarise_study(
     summary_csv : output: for each metric its value, `low` and `high` (empty: undefined), and `notes` that say why.
     summary_md : output: the same as a table to read, and what it means.
     study : name of the study.
+    titles : what an arm is called in `summary_md`, where it is not its name.
     """
     reports = {report["name"]: report for report in map(read_json, metrics)}
     names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
@@ -50,7 +52,7 @@ def summarise_study(
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     write_csv(summary_csv, pd.DataFrame([_csv_row(name, reports[name]["images"], rows[name], columns) for name in names]))
     with atomic(summary_md) as temporary:
-        temporary.write_text(_study_page(study, reports, tests, rows, columns))
+        temporary.write_text(_study_page(study, titles, reports, tests, rows, columns))
 
 
 def _row(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
@@ -79,6 +81,7 @@ def _reasons(row: Row) -> list[tuple[str, str]]:
 
 def _study_page(
     study: str,
+    titles: Mapping[str, str],
     reports: Mapping[str, Mapping[str, Any]],
     tests: Mapping[str, Mapping[str, Any]],
     rows: Mapping[str, Row],
@@ -91,9 +94,9 @@ def _study_page(
         of_encoder = [column for column in columns if column in {f"{word}-{encoder}" for word in _METRICS.values()}]
         short = [column.removesuffix(f"-{encoder}") if column[:2] != "FD" else column for column in of_encoder]
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
-        lines += [*_table(["images of", "N", *short], _cells(reports, rows, of_encoder)), ""]
+        lines += [*_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
     others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL)]
-    lines += ["## Prompts and use", "", *_table(["images of", "N", *others], _cells(reports, rows, others)), ""]
+    lines += ["## Prompts and use", "", *_table(["images of", "N", *others], _cells(titles, reports, rows, others)), ""]
     notes = list(
         dict.fromkeys(f"- {name}, {column}: {reason}" for name, row in rows.items() for column, reason in _reasons(row))
     )
@@ -108,9 +111,11 @@ def _circular(encoder: str, report: Mapping[str, Any]) -> str:
     return " (independent of the clusters)"
 
 
-def _cells(reports: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], columns: Sequence[str]) -> list[list[str]]:
+def _cells(
+    titles: Mapping[str, str], reports: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], columns: Sequence[str]
+) -> list[list[str]]:
     return [
-        [name, str(reports[name]["images"]), *(_show(row.get(column), column) for column in columns)]
+        [titles.get(name, name), str(reports[name]["images"]), *(_show(row.get(column), column) for column in columns)]
         for name, row in rows.items()
     ]
 
