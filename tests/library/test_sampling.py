@@ -208,6 +208,14 @@ def test_a_model_that_is_not_what_its_manifest_says_is_refused(pipeline_folder: 
     assert not (tmp_path / "0").exists()
 
 
+@pytest.mark.parametrize("name", ["dpm++", "unipc", "ddim"])
+def test_a_schedule_that_ends_in_pure_noise_is_followed(name: str) -> None:
+    base = {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    assert make_scheduler(name, base).alphas_cumprod[-1] < 1e-6
+    with pytest.raises(InputError, match=r"pure noise(.|\n)*dpm\+\+, unipc or ddim"):
+        make_scheduler("pndm", base)
+
+
 def test_bad_settings_prompts_and_tables_are_refused_before_sampling(
     pipeline_folder: Path, prompts: Path, tmp_path: Path
 ) -> None:

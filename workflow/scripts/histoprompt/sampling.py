@@ -83,7 +83,7 @@ def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
 
     Raises
     ------
-    InputError : an unknown name.
+    InputError : an unknown name, or one that cannot follow the model's schedule.
     """
     if name not in _SCHEDULERS:
         raise InputError(
@@ -91,6 +91,13 @@ def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
             found=repr(name),
             expected=f"one of {', '.join(_SCHEDULERS)}",
             remedy="correct the name",
+        )
+    if name == "pndm" and base.get("rescale_betas_zero_snr"):
+        raise InputError(
+            "config key `generator.sampling.scheduler`",
+            found="pndm, for a base model whose schedule ends in pure noise (`rescale_betas_zero_snr`)",
+            expected="a scheduler that knows such a schedule",
+            remedy="choose dpm++, unipc or ddim",
         )
     kind, changes = _SCHEDULERS[name]
     return kind.from_config(dict(base), **changes)
