@@ -11,12 +11,13 @@ from diffusers import StableDiffusionPipeline
 from transformers import AutoModel
 
 from histoprompt.files import folder_manifest, read_json
-from histoprompt.foundation.autoencoder import align_latents, build, psnr, train_autoencoder
+from histoprompt.foundation.autoencoder import align_latents, build, carry_over, loosen_latents, psnr, train_autoencoder
+from histoprompt.foundation.captions import TONES, stain_captions
 from histoprompt.foundation.diffusion import pretrain_diffusion
 from histoprompt.foundation.images import make_textures, make_tissue
 from histoprompt.foundation.residual_network import train_residual_network
-from histoprompt.foundation.text import GLOSSARY, LENGTH, build_tokenizer
-from histoprompt.foundation.textures import FAMILY_WORDS, PALETTES, TYPES, draw_texture
+from histoprompt.foundation.text import LENGTH, NUMBERS, VOCABULARY, build_tokenizer
+from histoprompt.foundation.textures import draw_texture
 from histoprompt.foundation.vision_transformer import train_vision_transformer
 from histoprompt.prompts import number_words
 
@@ -35,30 +36,30 @@ def images(tmp_path_factory):
     table = pd.read_csv(folder / "tissue.csv")
     table.loc[table.index >= 40, ["source", "morphology"]] = ["pcam", -1]
     table.to_csv(folder / "tissue.csv", index=False)
-    make_textures(folder / "textures.npy", folder / "captions.csv", pictures=30, seed=1, photograph_share=0.3, workers=1)
+    make_textures(folder / "textures.npy", pictures=30, seed=1, photograph_share=0.3, workers=1)
     return folder
 
 
 def test_a_texture_depends_on_its_seed_alone():
-    first, caption = draw_texture((1, 2), 96)
-    again, same = draw_texture((1, 2), 96)
-    other, _ = draw_texture((1, 3), 96)
-    assert (first == again).all() and caption == same
-    assert (first != other).any()
+    first, again, other = draw_texture((1, 2), 96), draw_texture((1, 2), 96), draw_texture((1, 3), 96)
+    assert (first == again).all() and (first != other).any()
 
 
-def test_captions_use_the_words_of_the_vocabulary_only():
-    words = {*PALETTES, *FAMILY_WORDS}
-    for seed in range(50):
-        described = draw_texture((seed,), 48)[1].split(" of ")[1].split(",")[0].split()
-        assert len(described) == 2 and set(described) <= words
+def test_captions_tell_the_tone_of_the_stain():
+    rng = np.random.default_rng(0)
+    references = np.array(list(TONES.values()), np.float64)
+    captions = stain_captions(np.repeat(references, 5, 0) + rng.normal(0, 1, (40, 3)), 0)
+    assert [caption.split()[3] for caption in captions] == [tone for tone in TONES for _ in range(5)]
+    same = stain_captions(np.repeat(references, 5, 0), 0)
+    assert len(set(same)) == len(TONES)  # equal colours, equal captions
+    assert all(caption.startswith("Histology image of ") and ", stain type " in caption for caption in captions)
 
 
 def test_every_word_of_a_prompt_is_one_token():
     tokenizer = build_tokenizer()
-    for word in {*GLOSSARY, *PALETTES, *FAMILY_WORDS}:
+    for word in {*VOCABULARY, *TONES}:
         assert len(tokenizer(word).input_ids) == 3, word
-    for number in range(TYPES):
+    for number in range(NUMBERS):
         assert len(tokenizer(number_words(number)).input_ids) - 2 == (3 if "-" in number_words(number) else 1)
     prompt = "Histology image of cancer tissue, morphology type thirty-two"
     assert len(tokenizer(prompt).input_ids) == 13
@@ -80,6 +81,40 @@ def test_aligned_latents_restore_the_same_image_and_run_from_coarse_to_fine(imag
     flat = latents.transpose(0, 1).flatten(1)
     correlation = torch.corrcoef(flat) - torch.eye(6)
     assert correlation.abs().max() < 1e-2
+    variance = model.encode(pixels).latent_dist.var
+    loosen_latents(model)
+    loose = model.encode(pixels).latent_dist
+    assert torch.allclose(loose.mean, latents, atol=1e-4) and torch.allclose(loose.var, variance)
+
+
+def test_nested_latents_are_aligned_apart(images):
+    torch.manual_seed(0)
+    model = build([8, 16, 16], 6, 1).eval()
+    pixels = torch.from_numpy(np.load(images / "tissue.npy")[:40]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    centre = model.encode(pixels).latent_dist.mean.mean((0, 2, 3), keepdim=True)
+
+    @torch.no_grad()
+    def with_the_first_alone(centre):
+        latents = model.encode(pixels).latent_dist.mean
+        return model.decode(torch.cat([latents[:, :2], centre[:, 2:].expand_as(latents[:, 2:])], 1)).sample
+
+    before = with_the_first_alone(centre)
+    deviations = align_latents(model, pixels, 2)
+    assert torch.allclose(with_the_first_alone(torch.zeros_like(centre)), before, atol=1e-4)
+    assert deviations[:2].square().mean().item() == pytest.approx(1, rel=1e-3)
+
+
+def test_a_deeper_autoencoder_starts_with_the_outer_levels_of_the_other():
+    torch.manual_seed(0)
+    shallow, deep, same = build([8, 8, 16], 4, 1), build([8, 8, 16, 16], 6, 1), build([8, 8, 16], 4, 1)
+    fresh = {name: tensor.clone() for name, tensor in deep.state_dict().items()}
+    carry_over(shallow, deep)
+    kept = {name for name, tensor in deep.state_dict().items() if not tensor.equal(fresh[name])}
+    assert deep.decoder.up_blocks[-1].resnets[0].conv1.weight.equal(shallow.decoder.up_blocks[-1].resnets[0].conv1.weight)
+    assert deep.encoder.down_blocks[0].resnets[0].conv1.weight.equal(shallow.encoder.down_blocks[0].resnets[0].conv1.weight)
+    assert not any("mid_block" in name or "quant" in name for name in kept)
+    carry_over(shallow, same)
+    assert all(tensor.equal(shallow.state_dict()[name]) for name, tensor in same.state_dict().items())
 
 
 def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
@@ -110,24 +145,33 @@ def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
         learning_rate=1e-3,
         **BRIEF,
     )
+    stage = {
+        "channels": [8, 8, 16],
+        "latent_channels": 4,
+        "training_steps": 2,
+        "seconds": None,
+        "batch_size": 6,
+        "learning_rate": 1e-3,
+        "kl_weight": 1e-5,
+        "shares": {"pcam": 3, "phantom": 2, "textures": 1},
+        "nested": None,
+    }
     train_autoencoder(
         tissue,
         table,
         textures,
         tmp_path / "vae",
         tmp_path / "vae.json",
-        channels=[8, 8, 16],
-        latent_channels=4,
         layers=1,
-        batch_size=6,
         crop=32,
-        learning_rate=1e-3,
-        kl_weight=1e-5,
-        **BRIEF,
+        stages=[stage, {**stage, "nested": 2}, {**stage, "channels": [8, 8, 16, 16], "latent_channels": 6, "nested": 2}],
+        seed=0,
+        device="cpu",
+        threads=1,
     )
+    assert [stage["steps"] for stage in read_json(tmp_path / "vae.json")["stages"]] == [2, 2, 2]
     pretrain_diffusion(
-        textures,
-        images / "captions.csv",
+        tissue,
         tmp_path / "vae",
         tmp_path / "diffusion",
         tmp_path / "diffusion.json",
@@ -142,7 +186,7 @@ def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
     assert AutoModel.from_pretrained(tmp_path / "vit").config.hidden_size == 24
     assert AutoModel.from_pretrained(tmp_path / "resnet").config.hidden_sizes == [8, 8, 8, 8]
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "diffusion", torch_dtype=torch.float32)
-    picture = pipeline("Painted image of amber rings", num_inference_steps=2, height=96, width=96).images[0]
+    picture = pipeline("Histology image of pink tissue", num_inference_steps=2, height=96, width=96).images[0]
     assert picture.size == (96, 96)
 
 

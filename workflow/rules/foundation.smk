@@ -10,7 +10,6 @@ rule make_foundation_images:
         tissue="results/foundation/images/tissue.npy",
         table="results/foundation/images/tissue.csv",
         textures="results/foundation/images/textures.npy",
-        captions="results/foundation/images/captions.csv",
     log:
         "results/foundation/logs/make_foundation_images.log",
     benchmark:
@@ -36,15 +35,15 @@ rule train_autoencoder:
         table="results/foundation/images/tissue.csv",
         textures="results/foundation/images/textures.npy",
     output:
-        model=directory("results/foundation/autoencoder"),
-        report="results/foundation/autoencoder.json",
+        model=directory("results/foundation/vae"),
+        report="results/foundation/vae.json",
     log:
         "results/foundation/logs/train_autoencoder.log",
     benchmark:
         "results/foundation/benchmarks/train_autoencoder.tsv"
     conda:
         "../../envs/histoprompt.yaml"
-    threads: FOUNDATION["threads"]
+    threads: FOUNDATION["autoencoder"]["threads"]
     resources:
         gpu=gpus_for(FOUNDATION["device"]),
         mem_mb=6000,
@@ -54,33 +53,6 @@ rule train_autoencoder:
         code=code_digest("train_autoencoder"),
     script:
         "../scripts/train_autoencoder.py"
-
-
-rule refine_decoder:
-    input:
-        tissue="results/foundation/images/tissue.npy",
-        table="results/foundation/images/tissue.csv",
-        textures="results/foundation/images/textures.npy",
-        autoencoder="results/foundation/autoencoder",
-    output:
-        model=directory("results/foundation/vae"),
-        report="results/foundation/vae.json",
-    log:
-        "results/foundation/logs/refine_decoder.log",
-    benchmark:
-        "results/foundation/benchmarks/refine_decoder.tsv"
-    conda:
-        "../../envs/histoprompt.yaml"
-    threads: FOUNDATION["threads"]
-    resources:
-        gpu=gpus_for(FOUNDATION["device"]),
-        mem_mb=6000,
-        runtime=600,
-    params:
-        settings={**EVERYWHERE, **FOUNDATION["decoder"]},
-        code=code_digest("refine_decoder"),
-    script:
-        "../scripts/refine_decoder.py"
 
 
 rule train_vision_transformer:
@@ -135,9 +107,8 @@ rule train_residual_network:
 
 rule pretrain_diffusion:
     input:
-        textures="results/foundation/images/textures.npy",
-        captions="results/foundation/images/captions.csv",
-        autoencoder="results/foundation/autoencoder",
+        tissue="results/foundation/images/tissue.npy",
+        vae="results/foundation/vae",
     output:
         model=directory("results/foundation/diffusion"),
         report="results/foundation/diffusion.json",
@@ -147,7 +118,7 @@ rule pretrain_diffusion:
         "results/foundation/benchmarks/pretrain_diffusion.tsv"
     conda:
         "../../envs/histoprompt.yaml"
-    threads: FOUNDATION["threads"]
+    threads: FOUNDATION["diffusion"]["threads"]
     resources:
         gpu=gpus_for(FOUNDATION["device"]),
         mem_mb=6000,
@@ -163,8 +134,10 @@ rule assemble_foundation:
     input:
         table="results/foundation/images/tissue.csv",
         models=collect("results/foundation/{model}", model=["dino-vit", "resnet", "diffusion"]),
-        vae="results/foundation/vae",
-        reports=collect("results/foundation/{model}.json", model=["autoencoder", "vae", "dino-vit", "resnet", "diffusion"]),
+        reports=collect(
+            "results/foundation/{model}.json",
+            model=["vae", "dino-vit", "resnet", "diffusion"],
+        ),
     output:
         folder=directory("results/foundation/models"),
     log:

@@ -8,7 +8,6 @@ if __name__ == "__main__":
         assemble_foundation(
             snakemake.input.table,
             snakemake.input.models,
-            snakemake.input.vae,
             snakemake.input.reports,
             snakemake.output.folder,
             recipe=snakemake.params.recipe,

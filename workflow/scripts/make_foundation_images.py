@@ -9,7 +9,6 @@ if __name__ == "__main__":
             snakemake.output.tissue,
             snakemake.output.table,
             snakemake.output.textures,
-            snakemake.output.captions,
             **snakemake.params.images,
             seed=snakemake.params.seed,
             pcam_root=snakemake.params.pcam_root,

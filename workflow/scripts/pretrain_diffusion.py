@@ -1,4 +1,4 @@
-"""Train the embedded base model on pictures that are not tissue."""
+"""Train the embedded base model on tissue with captions of its stain's tone."""
 
 from histoprompt.foundation.diffusion import pretrain_diffusion
 from histoprompt.job import job
@@ -6,9 +6,8 @@ from histoprompt.job import job
 if __name__ == "__main__":
     with job(snakemake.log[0], "pretrain_diffusion"):
         pretrain_diffusion(
-            snakemake.input.textures,
-            snakemake.input.captions,
-            snakemake.input.autoencoder,
+            snakemake.input.tissue,
+            snakemake.input.vae,
             snakemake.output.model,
             snakemake.output.report,
             **snakemake.params.settings,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,41 +48,77 @@ def train_autoencoder(
     model_folder: str | Path,
     report_json: str | Path,
     *,
-    channels: list[int],
-    latent_channels: int,
     layers: int,
-    training_steps: int,
-    batch_size: int,
     crop: int,
-    learning_rate: float,
-    kl_weight: float,
-    seconds: float | None,
+    stages: Sequence[Mapping[str, Any]],
     seed: int,
     device: str,
     threads: int,
 ) -> None:
-    """Train on crops of real patches (half of each batch), phantom (a third) and textures, with squared error and a little KL.
+    """Train on crops of real patches, phantom patches and textures, with squared error and a little KL.
 
-    Real tissue is the hardest to restore, so it is seen most; without a PCam root its share goes to the others. `crop` pixels
-    a side are enough for a convolutional model and make four small steps out of a large one. Afterwards the latents are put on
-    the scale that `align_latents` describes.
+    `crop` pixels a side are enough for a convolutional model and make four small steps out of a large one. After each stage the
+    latents are put on the scale that `align_latents` describes.
+
+    Parameters
+    ----------
+    stages : one after another, each with a learning rate that warms up and decays:
+        `channels`, `latent_channels` : from the outermost level to the innermost; a stage goes on from the one before,
+            which has the same levels or lacks the innermost (`carry_over`).
+        `training_steps`, `seconds` : whichever comes first; null seconds are no limit.
+        `batch_size`, `learning_rate`, `kl_weight`.
+        `shares` : of `pcam`, `phantom` and `textures` in a batch; without a PCam root its share goes to the others.
+        `nested` : null, or the number of first latent channels that restore the image alone in every third step.
     """
     place = resolve_device(device)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    generator = torch.Generator(place).manual_seed(seed)
     pools = _pools(tissue_npy, table_csv, textures_npy, place)
-    model = build(channels, latent_channels, layers).to(place, memory_format=torch.channels_last)
-    average = build(channels, latent_channels, layers).to(place)
-    average.load_state_dict(model.state_dict())
+    done: list[dict[str, Any]] = []
+    model: AutoencoderKL | None = None
+    for number, stage in enumerate(map(dict, stages)):
+        generator = torch.Generator(place).manual_seed(seed + number)
+        start = build(stage.pop("channels"), stage.pop("latent_channels"), layers)
+        if model is not None:
+            loosen_latents(model.cpu())
+            carry_over(model, start)
+        start = start.to(place, memory_format=torch.channels_last)
+        model, report = _train_stage(start, pools, crop, generator, place, **stage)
+        spectrum = align_latents(model, _batch(pools, stage["shares"], 120, 96, generator), stage["nested"])
+        scores = {name: _score(model, pool[:: max(1, len(pool) // 500)]) for name, pool in pools.items()}
+        done.append({**report, "psnr_db": scores, "latent_deviations": [round(float(s), 3) for s in spectrum]})
+    assert model is not None
+    parameters = sum(p.numel() for p in model.parameters())
+    with atomic(model_folder) as temporary:
+        save_half(model, temporary)
+    write_json(report_json, {"stages": done, "device": device_name(place), "parameters": parameters})
+
+
+def _train_stage(
+    model: AutoencoderKL,
+    pools: dict[str, Tensor],
+    crop: int,
+    generator: torch.Generator,
+    place: torch.device,
+    *,
+    training_steps: int,
+    seconds: float | None,
+    batch_size: int,
+    learning_rate: float,
+    kl_weight: float,
+    shares: Mapping[str, float],
+    nested: int | None,
+) -> tuple[AutoencoderKL, dict[str, float]]:
+    """The average of the trained weights, and what it took."""
+    average = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     started, done = time.monotonic(), 0
     for step, share in steps(training_steps, "autoencoder", seconds):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * cosine(share, step, 100)
-        images = _batch(pools, batch_size, crop, generator)
+        images = _batch(pools, shares, batch_size, crop, generator)
         with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):
-            loss, error = _losses(model, images, generator, kl_weight)
+            loss, error = _losses(model, images, generator, kl_weight, nested if step % 3 == 0 else None)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -89,91 +127,45 @@ def train_autoencoder(
         done = step + 1
         if done % 250 == 0:
             scores = {name: _score(average, pool[:: max(1, len(pool) // 50)]) for name, pool in pools.items()}
-            print(
-                f"step {done} seconds {time.monotonic() - started:.0f} squared error {error.item():.5f} psnr {scores}",
-                flush=True,
-            )
-    trained = time.monotonic() - started
-    average.eval()
-    spectrum = align_latents(average, _batch(pools, 120, 96, generator))
-    scores = {name: _score(average, pool[:: max(1, len(pool) // 500)]) for name, pool in pools.items()}
-    with atomic(model_folder) as temporary:
-        save_half(average, temporary)
-    write_json(
-        report_json,
-        {
-            "steps": done,
-            "seconds": round(trained, 1),
-            "device": device_name(place),
-            "batch_size": batch_size,
-            "psnr_db": scores,
-            "latent_deviations": [round(float(s), 3) for s in spectrum],
-            "parameters": sum(p.numel() for p in average.parameters()),
-        },
-    )
+            print(f"step {done} squared error {error.item():.5f} psnr {scores}", flush=True)
+    return average.eval(), {"steps": done, "batch_size": batch_size, "seconds": round(time.monotonic() - started, 1)}
 
 
-def refine_decoder(
-    tissue_npy: str | Path,
-    table_csv: str | Path,
-    textures_npy: str | Path,
-    autoencoder_folder: str | Path,
-    model_folder: str | Path,
-    report_json: str | Path,
-    *,
-    training_steps: int,
-    batch_size: int,
-    crop: int,
-    learning_rate: float,
-    seconds: float | None,
-    seed: int,
-    device: str,
-    threads: int,
-) -> None:
-    """Train the decoder alone on what it finds hardest, real tissue; the latents, and all that is built on them, stay."""
-    place = resolve_device(device)
-    torch.set_num_threads(threads)
-    generator = torch.Generator(place).manual_seed(seed + 1)
-    pools = _pools(tissue_npy, table_csv, textures_npy, place)
-    model = AutoencoderKL.from_pretrained(autoencoder_folder, torch_dtype=torch.float32)
-    model = model.to(place, memory_format=torch.channels_last)
-    before = {name: _score(model, pool[:: max(1, len(pool) // 200)]) for name, pool in pools.items()}
-    average = copy.deepcopy(model)
-    model.requires_grad_(False)
-    trained = [model.decoder, model.post_quant_conv]
-    weights = [p.requires_grad_(True) for part in trained for p in part.parameters()]
-    averages = [p for part in (average.decoder, average.post_quant_conv) for p in part.parameters()]
-    optimiser = torch.optim.AdamW(weights, learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    started, done = time.monotonic(), 0
-    for step, share in steps(training_steps, "decoder", seconds):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * cosine(share, step, 100)
-        images = _batch(pools, batch_size, crop, generator, weights={"pcam": 6.0, "phantom": 2.0, "textures": 0.5})
-        with torch.no_grad():
-            posterior = model.encode(images).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator, device=place)
-        loss = F.mse_loss(model.decode(latents).sample, images)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        follow(averages, weights, min(0.999, (1 + step) / (10 + step)))
-        done = step + 1
-    seconds_taken = time.monotonic() - started
-    after = {name: _score(average, pool[:: max(1, len(pool) // 200)]) for name, pool in pools.items()}
-    with atomic(model_folder) as temporary:
-        save_half(average, temporary)
-    write_json(
-        report_json,
-        {
-            "steps": done,
-            "seconds": round(seconds_taken, 1),
-            "device": device_name(place),
-            "batch_size": batch_size,
-            "psnr_db_before": before,
-            "psnr_db": after,
-        },
-    )
+@torch.no_grad()
+def carry_over(old: AutoencoderKL, new: AutoencoderKL) -> None:
+    """Start a new autoencoder from a trained one of the same shape, or from one without its innermost level.
+
+    Outer levels restore pixels whatever lies within, so a deeper autoencoder need not learn them again: its innermost level
+    and the latents begin anew, everything else where shapes agree is the old one's.
+    """
+    deeper = len(new.config["block_out_channels"]) - len(old.config["block_out_channels"])
+    weights = new.state_dict()
+    for name, tensor in old.state_dict().items():
+        part, block, *rest = name.split(".")
+        inside = block == "mid_block" or "quant_conv" in part or (part == "encoder" and block in ("conv_norm_out", "conv_out"))
+        if deeper and inside:
+            continue
+        if block == "up_blocks":  # counted from within
+            name = ".".join([part, block, str(int(rest[0]) + deeper), *rest[1:]])
+        if weights[name].shape == tensor.shape:
+            weights[name].copy_(tensor)
+    new.load_state_dict(weights)
+
+
+@torch.no_grad()
+def loosen_latents(model: AutoencoderKL) -> None:
+    """Move the mixing of the 1x1 convolution behind the encoder into the 3x3 one before it; nothing changes but what can learn.
+
+    `align_latents` leaves a posterior variance that no image can change. Here it gets inputs of its own again, from zero.
+    """
+    mixing, last, count = model.quant_conv, model.encoder.conv_out, int(model.config["latent_channels"])
+    assert mixing is not None and mixing.bias is not None and last.bias is not None
+    weight, bias = mixing.weight[:count, :, 0, 0], mixing.bias[:count]
+    weights, biases = torch.einsum("ij,jkyx->ikyx", weight, last.weight), weight @ last.bias + bias
+    last.weight.copy_(torch.cat([weights, torch.zeros_like(weights)]))
+    last.bias.copy_(torch.cat([biases, torch.zeros_like(biases)]))
+    mixing.bias.copy_(torch.cat([torch.zeros_like(bias), mixing.bias[count:]]))
+    mixing.weight.copy_(torch.eye(2 * count)[:, :, None, None])
 
 
 def _pools(tissue_npy: str | Path, table_csv: str | Path, textures_npy: str | Path, device: torch.device) -> dict[str, Tensor]:
@@ -184,17 +176,12 @@ def _pools(tissue_npy: str | Path, table_csv: str | Path, textures_npy: str | Pa
     return {name: pool for name, pool in {**named, "textures": load_images(textures_npy, device)}.items() if len(pool)}
 
 
-_SHARES = {"pcam": 3.0, "phantom": 2.0, "textures": 1.0}
-
-
-def _batch(
-    pools: dict[str, Tensor], size: int, crop: int, generator: torch.Generator, weights: dict[str, float] = _SHARES
-) -> Tensor:
+def _batch(pools: dict[str, Tensor], shares: Mapping[str, float], size: int, crop: int, generator: torch.Generator) -> Tensor:
     """Float (B,3,crop,crop) in -1…1; a third of the tissue is restained."""
-    total = sum(weights[name] for name in pools)
+    total = sum(shares[name] for name in pools)
     parts = []
     for name, pool in pools.items():
-        count = max(1, round(size * weights[name] / total))
+        count = max(1, round(size * shares[name] / total))
         rows = torch.randint(len(pool), (count,), generator=generator, device=pool.device).tolist()
         corners = torch.randint(pool.shape[-1] - crop + 1, (count, 2), generator=generator, device=pool.device).tolist()
         cut = [pool[row, :, top : top + crop, left : left + crop] for row, (top, left) in zip(rows, corners, strict=True)]
@@ -206,16 +193,32 @@ def _batch(
     return (torch.cat(parts) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def _losses(model: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> tuple[Tensor, Tensor]:
+def _losses(
+    model: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float, kept: int | None
+) -> tuple[Tensor, Tensor]:
+    """Loss and squared error, with all latent channels or the first `kept` of them.
+
+    Those that must do alone get a tenth of their deviation as noise: they are for a diffusion model, which errs as much.
+    """
     posterior = model.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
-    error = F.mse_loss(model.decode(posterior.mean + posterior.std * noise).sample.float(), images)
+    if kept is None:
+        latents = posterior.mean + posterior.std * noise
+    else:
+        first = posterior.mean[:, :kept]
+        first = first + 0.1 * first.std((0, 2, 3), keepdim=True).detach() * noise[:, :kept]
+        latents = torch.cat([first, torch.zeros_like(posterior.mean[:, kept:])], 1)
+    error = F.mse_loss(model.decode(latents).sample.float(), images)
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return error + kl_weight * kl, error
 
 
+# Deviation of the strongest channel of detail; that of the channels which restore the image alone is one.
+_DETAIL = 0.4
+
+
 @torch.no_grad()
-def align_latents(model: AutoencoderKL, images: Tensor) -> Tensor:
+def align_latents(model: AutoencoderKL, images: Tensor, nested: int | None = None) -> Tensor:
     """Give the latent channels a scale that means something, inside the 1x1 convolutions around them; return their deviations.
 
     A trained autoencoder's channels are an arbitrary mixture. Here they are mixed into the principal axes of what a change of
@@ -223,6 +226,9 @@ def align_latents(model: AutoencoderKL, images: Tensor) -> Tensor:
     coordinates G^(1/2) z equal steps in latent space cost equal error in pixels. Along the principal axes of the latents there
     the deviations fall from coarse colour to fine detail, as the spectrum of images does; each is taken to the power 1/2, so
     that diffusion learns coarse before fine and still sees all of it. What is restored does not change, `scaling_factor` is 1.
+
+    With `nested`, the first channels and the rest are treated apart. The first, which restore the image alone, are not mixed,
+    and all get a deviation of one; the rest, the detail that they leave over, fall from `_DETAIL`.
     """
     posterior = [model.encode(part).latent_dist for part in images.split(20)]
     means = torch.cat([p.mean for p in posterior])
@@ -240,15 +246,26 @@ def align_latents(model: AutoencoderKL, images: Tensor) -> Tensor:
         responses.append(((model.decode(moved).sample - restored) / step[channel]).flatten())
     response = torch.stack(responses)
     form = (response @ response.T / response.shape[1]).double()
-    values, vectors = torch.linalg.eigh(form)
-    root = vectors @ torch.diag(values.clamp(min=values.max() * 1e-6).sqrt()) @ vectors.T
     centred = (means - shift[None, :, None, None]).transpose(0, 1).flatten(1).double()
-    weighted = root @ centred
-    variances, axes = torch.linalg.eigh(weighted @ weighted.T / weighted.shape[1])
-    order = variances.argsort(descending=True)
-    deviations = variances[order].sqrt()
-    mixing = axes[:, order].T @ root  # to principal axes in units of pixels
-    mixing = torch.diag(deviations**-0.5) @ mixing / deviations.mean().sqrt()  # mean variance one
+    mixing = torch.zeros_like(form)
+    first = nested or count
+    for part in [slice(0, first), slice(first, count)][: 1 + (first < count)]:
+        values, vectors = torch.linalg.eigh(form[part, part])
+        root = vectors @ torch.diag(values.clamp(min=values.max() * 1e-6).sqrt()) @ vectors.T
+        weighted = root @ centred[part]
+        variances, axes = torch.linalg.eigh(weighted @ weighted.T / weighted.shape[1])
+        order = variances.argsort(descending=True)
+        deviations = variances[order].sqrt()
+        if part.stop < count:
+            # Left as they are: axes of equal variance would make half of them noise to a diffusion model (its loss 0.97
+            # instead of 0.8 after 400 steps).
+            mixing[part, part] = torch.diag(1 / centred[part].std(1))
+            continue
+        scale = (deviations * deviations.mean()) ** -0.5  # mean variance one
+        if part.start:
+            scale = _DETAIL * (deviations * deviations[0]) ** -0.5
+        to_axes = axes[:, order].T @ root  # principal axes in units of pixels
+        mixing[part, part] = torch.diag(scale) @ to_axes
     inverse = torch.linalg.inv(mixing).float()
     forward = mixing.float()
     outer, inner = model.quant_conv, model.post_quant_conv

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from histoprompt.files import atomic, folder_manifest, read_json
+from histoprompt.foundation.captions import STAIN_TYPES
 from histoprompt.foundation.images import PHOTOGRAPHS
 
 _TEXT = """# Embedded foundation models
@@ -29,39 +30,41 @@ Weights are float16 safetensors; every stage loads them as float32.
 
 ## What they saw
 
-- {phantom:,} phantom patches from slides and seeds that no study has (embedder, evaluation encoder, autoencoder).
-- {pcam:,} real patches: the train split of a small PCam root (PatchCamelyon, CC0), nothing of its valid or test split (embedder,
-  evaluation encoder, autoencoder). `pcam-train.sha256` lists the SHA-256 of each patch's pixels.
+- {phantom:,} phantom patches from slides and seeds that no study has (all models).
+- {pcam:,} real patches: the train split of a small PCam root (PatchCamelyon, CC0), nothing of its valid or test split (all models).
+  `pcam-train.sha256` lists the SHA-256 of each patch's pixels.
 - {pictures:,} pictures that are not tissue: procedural textures, and photographs that come inside scikit-image and scikit-learn
-  ({photographs}, temple, flower) (autoencoder, base model).
+  ({photographs}, temple, flower) (autoencoder only).
 
-The base model has seen **no tissue**: out of the box it draws coloured textures, as an out-of-the-box model should. In its captions
-the words of a study (`healthy`, `cancer`, `tissue`, `morphology type twelve`) name palettes and patterns like any other word.
+The base model is a **tissue-aware base**: it has seen these patches, but its captions tell only the tone of the stain, as in
+"Histology image of pink tissue, stain type seven". The word is the nearest of eight named colours to the patch's mean colour, the
+number its cluster among {stain_types}. It has read neither labels nor morphologies, and `cancer` or `morphology` mean nothing to it.
+A base that had seen no tissue at all, as Stable Diffusion, was tried first: 300 steps of fine-tuning, all that the demo can
+afford, then gave incoherent texture.
 
 ## How they were trained
 
 | model | steps | batch | seconds | device | score |
 |---|---|---|---|---|---|
-| VAE | {vae[steps]:,} | {vae[batch_size]} | {vae[seconds]:.0f} | {vae[device]} | PSNR in dB on training patches: {psnr} |
-| its decoder, alone | {decoder[steps]:,} | {decoder[batch_size]} | {decoder[seconds]:.0f} | {decoder[device]} | PSNR in dB on training patches: {refined} |
+{stages}
 | ViT | {vit[steps]:,} | {vit[batch_size]} | {vit[seconds]:.0f} | {vit[device]} | k-means against the phantom's morphologies: NMI {vit[training_set][nmi]}, ARI {vit[training_set][ari]} |
 | ResNet | {resnet[steps]:,} | {resnet[batch_size]} | {resnet[seconds]:.0f} | {resnet[device]} | accuracy on patches held out: {accuracy} |
-| U-Net and text encoder | {base[steps]:,} | {base[batch_size]} | {base[seconds]:.0f} | {base[device]} | held-out loss with right, another's and no caption: {base[held_out_loss][right]}, {base[held_out_loss][shuffled]}, {base[held_out_loss][empty]} |
+| U-Net; the text encoder stays random | {base[steps]:,} | {base[batch_size]} | {base[seconds]:.0f} | {base[device]} | held-out loss with right, another's and no caption: {base[held_out_loss][right]}, {base[held_out_loss][shuffled]}, {base[held_out_loss][empty]} |
 
 The VAE's latents are 24x24x{channels}, mixed and scaled so that they run from coarse to fine (`align_latents`); deviations of the
-channels: {deviations}.
+channels: {deviations}. Its first {nested} channels restore a patch without the others, though blurred: a diffusion model
+that draws these well draws tissue, and the rest is fine detail.
 
 ## Limits
 
-Trained for minutes on a CPU: reconstructions lose the finest texture, and the base model draws simple patterns. The phantom is not
-an organ, and its stains and morphologies are what its authors thought of.
+Trained for minutes on a CPU: reconstructions lose the finest texture, and what the base model draws is tissue only at a
+glance. The phantom is not an organ, and its stains and morphologies are what its authors thought of.
 """
 
 
 def assemble_foundation(
     table_csv: str | Path,
     models: Sequence[str | Path],
-    vae_folder: str | Path,
     reports: Sequence[str | Path],
     folder: str | Path,
     *,
@@ -72,17 +75,15 @@ def assemble_foundation(
     Parameters
     ----------
     models : the folders `dino-vit`, `resnet` and `diffusion`.
-    vae_folder : the autoencoder with its refined decoder, which takes the place of the base model's.
-    reports : the JSON reports of autoencoder, decoder, ViT, ResNet and base model, in this order.
+    reports : the JSON reports of autoencoder, ViT, ResNet and base model, in this order.
     """
-    vae, decoder, vit, resnet, base = (read_json(path) for path in reports)
+    vae, vit, resnet, base = (read_json(path) for path in reports)
     table = pd.read_csv(table_csv, dtype={"sha256": str})
     real = table.loc[table["source"] == "pcam", "sha256"]
     with atomic(folder) as temporary:
         temporary.mkdir()
         for model in map(Path, models):
             shutil.copytree(model, temporary / model.name)
-        shutil.copytree(vae_folder, temporary / "diffusion/vae", dirs_exist_ok=True)
         sizes = {
             Path(model).name: sum(p.stat().st_size for p in (temporary / Path(model).name).rglob("*") if p.is_file()) / 1e6
             for model in models
@@ -90,7 +91,8 @@ def assemble_foundation(
         (temporary / "pcam-train.sha256").write_text("".join(f"{digest}\n" for digest in real))
         card = _TEXT.format(
             vae=vae,
-            decoder=decoder,
+            stain_types=STAIN_TYPES,
+            nested=recipe["autoencoder"]["stages"][-1]["nested"],
             vit=vit,
             resnet=resnet,
             base=base,
@@ -99,11 +101,14 @@ def assemble_foundation(
             pcam=len(real),
             pictures=recipe["images"]["textures"]["pictures"],
             photographs=", ".join(name.replace("_", " ") for name in PHOTOGRAPHS),
-            psnr=_listed(vae["psnr_db"]),
-            refined=_listed(decoder["psnr_db"]),
+            stages="\n".join(
+                f"| VAE, stage {i} | {stage['steps']:,} | {stage['batch_size']} | {stage['seconds']:.0f} | {vae['device']} "
+                f"| PSNR in dB on training patches: {_listed(stage['psnr_db'])} |"
+                for i, stage in enumerate(vae["stages"], 1)
+            ),
             accuracy=", ".join(f"{name.removesuffix('_accuracy')} {value:.1%}" for name, value in resnet["held_out"].items()),
-            channels=len(vae["latent_deviations"]),
-            deviations=", ".join(f"{value:.2f}" for value in vae["latent_deviations"]),
+            channels=len(vae["stages"][-1]["latent_deviations"]),
+            deviations=", ".join(f"{value:.2f}" for value in vae["stages"][-1]["latent_deviations"]),
         )
         (temporary / "README.md").write_text(card)
         (temporary / "manifest.json").write_text(json.dumps(folder_manifest(temporary), indent=2) + "\n")

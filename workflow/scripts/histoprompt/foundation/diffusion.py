@@ -1,4 +1,4 @@
-"""The embedded base model: a `StableDiffusionPipeline` that knows textures and words, and has never seen tissue."""
+"""The embedded base model: a `StableDiffusionPipeline` that has seen tissue, with captions of its stain's tone only."""
 
 from __future__ import annotations
 
@@ -8,45 +8,44 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
 from histoprompt.devices import resolve_device
 from histoprompt.files import atomic, write_json
+from histoprompt.foundation.captions import stain_captions
 from histoprompt.foundation.text import build_text_encoder, build_tokenizer
 from histoprompt.foundation.training import cosine, device_name, follow, load_images, save_half, steps
 
-# Stable Diffusion's noise schedule; velocity is predicted, which trains faster at this size than noise.
+# Stable Diffusion's noise schedule, but its last moment is pure noise (Lin et al. 2024): on latents as small as these the tail
+# of the original still shows the mean colour of a patch, so that a model learns to copy it and draws every patch in the same
+# one. Velocity is predicted, as it must be then.
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
 }
 
 
-def build_unet(channels: list[int], latent_channels: int, text_width: int) -> UNet2DConditionModel:
-    """A text-conditioned U-Net on 24x24 latents, thin where they are large.
-
-    The outermost level only brings 24x24 to 12x12 and back, and text is read at the two innermost levels: on a CPU this costs a
-    fifth more than a U-Net that begins at 12x12, and half of one that reads text at 12x12 too.
-    """
-    inner = len(channels) - 2
+def build_unet(channels: list[int], latent_channels: int, sample_size: int, text_width: int) -> UNet2DConditionModel:
+    """A text-conditioned U-Net that reads text at all levels but the outermost."""
+    inner = len(channels) - 1
     return UNet2DConditionModel(
-        sample_size=24,
+        sample_size=sample_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        layers_per_block=(0, *(1 for _ in channels[1:])),
+        layers_per_block=1,
         block_out_channels=tuple(channels),
-        down_block_types=("DownBlock2D",) * 2 + ("CrossAttnDownBlock2D",) * inner,
-        up_block_types=("CrossAttnUpBlock2D",) * inner + ("UpBlock2D",) * 2,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * inner,
+        up_block_types=("CrossAttnUpBlock2D",) * inner + ("UpBlock2D",),
         cross_attention_dim=text_width,
         attention_head_dim=[max(1, c // 32) for c in channels],
         norm_num_groups=16,
@@ -61,8 +60,7 @@ def _encode(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pretrain_diffusion(
-    textures_npy: str | Path,
-    captions_csv: str | Path,
+    tissue_npy: str | Path,
     vae_folder: str | Path,
     pipeline_folder: str | Path,
     report_json: str | Path,
@@ -78,21 +76,30 @@ def pretrain_diffusion(
     device: str,
     threads: int,
 ) -> None:
-    """Train U-Net and text encoder together on captioned textures; write the whole pipeline folder."""
+    """Train the U-Net on tissue with stain-tone captions; write the whole pipeline folder.
+
+    The text encoder stays as it was drawn: trained beside so small a U-Net it pulls the number words together, and prompts that
+    differ only there could no longer be told apart.
+    """
     place = resolve_device(device)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     generator = torch.Generator(place).manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).to(place).eval()
-    mean, std = _encode(vae, load_images(textures_npy, place))
+    images = load_images(tissue_npy, place)
+    mean, std = _encode(vae, images)
+    colours = torch.cat([part.float().mean((2, 3)) for part in images.split(500)])
     tokenizer = build_tokenizer()
-    captions = pd.read_csv(captions_csv)["caption"].tolist()
-    tokens = torch.tensor(tokenizer(captions, padding="max_length", truncation=True).input_ids, device=place)
-    empty = torch.tensor(tokenizer([""], padding="max_length").input_ids, device=place)
-    text = build_text_encoder(tokenizer, width=text_width, layers=text_layers, heads=text_width // 32).to(place)
-    unet = build_unet(channels, vae.config.latent_channels, text_width).to(place, memory_format=torch.channels_last)
-    average = copy.deepcopy(unet), copy.deepcopy(text)
-    weights = [*unet.parameters(), *text.parameters()]
+    text = build_text_encoder(tokenizer, width=text_width, layers=text_layers, heads=text_width // 32).to(place).eval()
+    captions = stain_captions(colours.cpu().numpy(), seed)
+    distinct = sorted(set(captions))
+    with torch.no_grad():
+        tokens = torch.tensor(tokenizer(["", *distinct], padding="max_length").input_ids, device=place)
+        states = text(tokens).last_hidden_state
+    caption = torch.tensor([1 + distinct.index(c) for c in captions], device=place)  # 0 is the empty one
+    unet = build_unet(channels, mean.shape[1], mean.shape[-1], text_width).to(place, memory_format=torch.channels_last)
+    average = copy.deepcopy(unet)
+    weights = list(unet.parameters())
     optimiser = torch.optim.AdamW(weights, learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=place.type == "cuda")
     schedule = DDPMScheduler(**SCHEDULE)
     held_out = torch.arange(0, len(mean), 25, device=place)[:320]
@@ -102,35 +109,32 @@ def pretrain_diffusion(
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * cosine(share, step, 100)
         rows = train[torch.randint(len(train), (batch_size,), generator=generator, device=place)]
-        dropped = torch.rand(batch_size, 1, generator=generator, device=place) < 0.1
-        words = torch.where(dropped, empty, tokens[rows])
+        dropped = torch.rand(batch_size, generator=generator, device=place) < 0.1
+        words = torch.where(dropped, 0, caption[rows])
         noise = torch.randn(mean[rows].shape, generator=generator, device=place)
         latents = mean[rows] + std[rows] * torch.randn(noise.shape, generator=generator, device=place)
         moments = torch.randint(1000, (batch_size,), generator=generator, device=place)
         with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):
-            loss = _loss(unet, text(words).last_hidden_state, latents, noise, moments, schedule)
+            loss = _loss(unet, states[words], latents, noise, moments, schedule)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
-        decay = min(0.999, (1 + step) / (10 + step))
-        follow([*average[0].parameters(), *average[1].parameters()], weights, decay)
+        follow(average.parameters(), weights, min(0.999, (1 + step) / (10 + step)))
         done = step + 1
         recent = 0.99 * recent + 0.01 * loss.item() if step else loss.item()
         if done % 100 == 0:
             print(f"step {done} loss {recent:.4f}", flush=True)
     trained = time.monotonic() - started
-    unet, text = (model.eval() for model in average)
-    scores = _held_out(unet, text, mean[held_out], tokens[held_out], empty, schedule)
+    unet = average.eval()
+    scores = _held_out(unet, states, mean[held_out], caption[held_out], schedule)
     parameters = {"unet": sum(p.numel() for p in unet.parameters()), "text_encoder": sum(p.numel() for p in text.parameters())}
     with atomic(pipeline_folder) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
         save_half(text, temporary / "text_encoder")
         save_half(unet, temporary / "unet")
         save_half(vae, temporary / "vae")
-        PNDMScheduler(**SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1).save_pretrained(
-            temporary / "scheduler"
-        )
+        DDIMScheduler(**SCHEDULE, clip_sample=False, timestep_spacing="trailing").save_pretrained(temporary / "scheduler")
         index = {
             "_class_name": "StableDiffusionPipeline",
             "_diffusers_version": "0.30.0",
@@ -138,7 +142,7 @@ def pretrain_diffusion(
             "feature_extractor": [None, None],
             "image_encoder": [None, None],
             "safety_checker": [None, None],
-            "scheduler": ["diffusers", "PNDMScheduler"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],
             "unet": ["diffusers", "UNet2DConditionModel"],
@@ -168,13 +172,13 @@ def _loss(
 
 @torch.no_grad()
 def _held_out(
-    unet: UNet2DConditionModel, text: torch.nn.Module, latents: Tensor, tokens: Tensor, empty: Tensor, schedule: DDPMScheduler
+    unet: UNet2DConditionModel, states: Tensor, latents: Tensor, caption: Tensor, schedule: DDPMScheduler
 ) -> dict[str, float]:
     """Loss on pictures kept out of training, with the right caption, another picture's, and none."""
     generator = torch.Generator(latents.device).manual_seed(0)
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
     moments = torch.randint(1000, (len(latents),), generator=generator, device=latents.device)
     losses = {}
-    for name, words in (("right", tokens), ("shuffled", tokens.roll(1, 0)), ("empty", empty.expand_as(tokens))):
-        losses[name] = round(_loss(unet, text(words).last_hidden_state, latents, noise, moments, schedule).item(), 4)
+    for name, words in (("right", caption), ("shuffled", caption.roll(1)), ("empty", torch.zeros_like(caption))):
+        losses[name] = round(_loss(unet, states[words], latents, noise, moments, schedule).item(), 4)
     return losses

@@ -43,7 +43,6 @@ def make_foundation_images(
     tissue_npy: str | Path,
     table_csv: str | Path,
     textures_npy: str | Path,
-    captions_csv: str | Path,
     *,
     tissue: dict[str, int],
     textures: dict[str, float],
@@ -51,11 +50,10 @@ def make_foundation_images(
     pcam_root: str | None,
     workers: int,
 ) -> None:
-    """Draw both sets: tissue for the encoders and the autoencoder, textures for the base model and the autoencoder."""
+    """Draw both sets: tissue for all models, textures for the autoencoder."""
     make_tissue(tissue_npy, table_csv, **tissue, seed=seed, pcam_root=pcam_root, workers=workers)
     make_textures(
         textures_npy,
-        captions_csv,
         pictures=int(textures["pictures"]),
         photograph_share=textures["photograph_share"],
         seed=seed,
@@ -112,46 +110,44 @@ def _pcam_train(root: str | None) -> tuple[Images, NDArray[np.int64]]:
         return x["x"][:], y["y"][:].reshape(-1).astype(np.int64)
 
 
-def make_textures(
-    images_npy: str | Path, captions_csv: str | Path, *, pictures: int, seed: int, photograph_share: float, workers: int
-) -> None:
-    """Write uint8 (N,96,96,3) pictures that are not tissue and their captions (`caption`)."""
+def make_textures(images_npy: str | Path, *, pictures: int, seed: int, photograph_share: float, workers: int) -> None:
+    """Write uint8 (N,96,96,3) pictures that are not tissue."""
     chunks = [np.arange(start, min(start + _CHUNK, pictures)) for start in range(0, pictures, _CHUNK)]
     with atomic(images_npy) as temporary:
         out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(pictures, 96, 96, 3))
-        captions: list[str] = []
         with ProcessPoolExecutor(workers) as pool:
             done = pool.map(_texture_chunk, [(chunk, seed, photograph_share) for chunk in chunks])
             for chunk, drawn in progress(zip(chunks, done, strict=True), "textures", total=len(chunks)):
-                out[chunk] = np.stack([image for image, _ in drawn])
-                captions += [caption for _, caption in drawn]
+                out[chunk] = np.stack(drawn)
         out.flush()
         del out
-    write_csv(captions_csv, pd.DataFrame({"caption": captions}))
 
 
-def _texture_chunk(job: tuple[NDArray[np.int64], int, float]) -> list[tuple[Images, str]]:
+def _texture_chunk(job: tuple[NDArray[np.int64], int, float]) -> list[Images]:
     numbers, seed, share = job
     photos = list(_photographs())
-    return [_photograph(photos, (seed, 1, int(n)), share) or draw_texture((seed, 0, int(n)), 96) for n in numbers]
+    pictures = []
+    for n in numbers:
+        photograph = _photograph(photos, (seed, 1, int(n)), share)
+        pictures.append(draw_texture((seed, 0, int(n)), 96) if photograph is None else photograph)
+    return pictures
 
 
-def _photographs() -> Iterator[tuple[str, Image.Image]]:
+def _photographs() -> Iterator[Image.Image]:
     for name in PHOTOGRAPHS:
-        yield name.replace("_", " "), Image.fromarray(getattr(photographs, name)()).convert("RGB")
-    samples = load_sample_images()
-    for name, picture in zip(("temple", "flower"), samples.images, strict=True):
-        yield name, Image.fromarray(picture)
+        yield Image.fromarray(getattr(photographs, name)()).convert("RGB")
+    for picture in load_sample_images().images:
+        yield Image.fromarray(picture)
 
 
-def _photograph(photos: list[tuple[str, Image.Image]], seed: tuple[int, ...], share: float) -> tuple[Images, str] | None:
+def _photograph(photos: list[Image.Image], seed: tuple[int, ...], share: float) -> Images | None:
     """A random crop of a photograph, 96 to 256 pixels a side before it is reduced, or nothing with probability 1 - share."""
     rng = np.random.default_rng(seed)
     if rng.random() >= share:
         return None
-    name, photo = photos[int(rng.integers(len(photos)))]
+    photo = photos[int(rng.integers(len(photos)))]
     side = int(rng.integers(96, min(256, *photo.size) + 1))
     left, top = int(rng.integers(photo.width - side + 1)), int(rng.integers(photo.height - side + 1))
     crop = photo.resize((96, 96), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
     pixels = np.asarray(crop)
-    return (pixels[:, ::-1] if rng.random() < 0.5 else pixels), f"Photographed image of {name}"
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels

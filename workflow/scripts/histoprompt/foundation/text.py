@@ -9,108 +9,23 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from histoprompt.foundation.images import PHOTOGRAPHS
-from histoprompt.foundation.textures import FAMILY_WORDS, NOUNS, OPENINGS, PALETTES, TYPES
 from histoprompt.words import number_words
 
-# Words a study's classes and templates are likely to use, so that each is one token; they mean nothing to the base model.
-GLOSSARY = [
-    "a",
-    "of",
-    "the",
-    "and",
-    "with",
-    "without",
-    "in",
-    "type",
-    "image",
-    "picture",
-    "photo",
-    "photograph",
-    "photographed",
-    "patch",
-    "slide",
-    "section",
-    "stained",
-    "haematoxylin",
-    "hematoxylin",
-    "eosin",
-    "h",
-    "e",
-    "histology",
-    "histopathology",
-    "histological",
-    "microscopy",
-    "tissue",
-    "morphology",
-    "morphological",
-    "cluster",
-    "class",
-    "carcinoma",
-    "adenocarcinoma",
-    "adenoma",
-    "squamous",
-    "cell",
-    "cells",
-    "melanoma",
-    "lymphoma",
-    "sarcoma",
-    "metastasis",
-    "metastatic",
-    "tumor",
-    "non",
-    "mucosa",
-    "muscle",
-    "stroma",
-    "stromal",
-    "adipose",
-    "fat",
-    "debris",
-    "mucus",
-    "lymphocyte",
-    "lymphocytes",
-    "lymph",
-    "node",
-    "breast",
-    "colon",
-    "lung",
-    "prostate",
-    "kidney",
-    "liver",
-    "skin",
-    "brain",
-    "gland",
-    "glands",
-    "necrosis",
-    "necrotic",
-    "blood",
-    "background",
-    "inflammation",
-    "inflammatory",
-    "epithelium",
-    "epithelial",
-    "in",
-    "situ",
-    "invasive",
-    "low",
-    "high",
-    "grade",
-    "moderate",
-    "pale",
-    "dark",
-    "dense",
-    "sparse",
-    "large",
-    "small",
-    "nuclei",
-    "nuclear",
-    "cellularity",
-    "positive",
-    "negative",
-    "control",
-    "temple",
-    "flower",
-]
+# Words that a study's classes and templates are likely to use; each is one token, so that prompts stay short and even.
+_WORDS = """
+a adenocarcinoma adenoma adipose amber and azure background beige benign black blood blue brain breast bronze brown cancer
+carcinoma cell cells cellularity class clouds cluster colon copper coral cream cribriform crimson cyan dark debris dense
+dots e emerald eosin epithelial epithelium fat fibres fibrosis gland glands golden grade grains green grey h haematoxylin
+healthy hematoxylin high histological histology histopathology image in indigo inflammation inflammatory invasive ivory jade
+kidney large lemon lilac lime liver low lung lymph lymphocyte lymphocytes lymphoma magenta malignant maroon melanoma
+metastasis metastatic micrograph microscopy mint mitosis mitotic mixed moderate morphological morphology mucosa mucus muscle
+navy necrosis necrotic negative nets node non normal nuclear nuclei ochre of olive orange organ pale patch pattern photo
+photograph picture pink positive prostate purple red region rings rose ruby rust sand sarcoma scarlet section silver situ
+skin slide small solid sparse spindles squamous stain stained staining stripes stroma stromal surface teal texture the
+tissue tone tubular tumor tumour turquoise type violet white whole with without yellow
+"""
+VOCABULARY = _WORDS.split()
+NUMBERS = 100  # zero … ninety-nine, as many as a study can have clusters
 # Tokens a prompt may have, beginning and end included. Of CLIP's 77 most would be padding: at first attention spreads evenly
 # over them all, the words that tell two prompts apart are lost among 60 pads, and training ends before that is learned.
 LENGTH = 20
@@ -119,17 +34,7 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 def build_tokenizer() -> CLIPTokenizer:
     """A byte-level BPE in CLIP's format in which every word of the vocabulary is a single token; anything else is spelled."""
-    words = sorted(
-        {
-            *GLOSSARY,
-            *PALETTES,
-            *NOUNS,
-            *FAMILY_WORDS,
-            *(w.lower() for w in OPENINGS),
-            *" ".join(PHOTOGRAPHS).replace("_", " ").split(),
-        }
-    )
-    words = sorted({*words, *(part for n in range(TYPES) for part in number_words(n).split("-"))})
+    words = sorted({*VOCABULARY, *(part for n in range(NUMBERS) for part in number_words(n).split("-"))})
     reference = CLIPTokenizer()
     trained = Tokenizer(BPE(end_of_word_suffix="</w>"))
     trained.normalizer = reference.backend_tokenizer.normalizer

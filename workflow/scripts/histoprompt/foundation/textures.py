@@ -1,12 +1,6 @@
-"""Captioned pictures that are not tissue: what the base diffusion model learns before it ever sees histology.
+"""Pictures that are not tissue, so that the autoencoder learns to restore shapes and colours it will meet in no phantom.
 
-An out-of-the-box model knows shapes, colours and how words steer them, but no pathology. Its world here is made of pattern
-families in the colours of a palette, each with a caption of the same grammar that studies use:
-
-    "Painted image of amber rings, pattern type forty-two"
-
-The adjective names the palette, the noun the pattern, the number its scale, direction, density and irregularity. Every word of
-the small vocabulary means something visible, so the text encoder that is trained with the base tells words and numbers apart.
+Pattern families (dots, rings, nets, …) of a hundred fixed types in the colours of fifty palettes.
 """
 
 from __future__ import annotations
@@ -19,12 +13,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from histoprompt.words import number_words
-
 Field = NDArray[np.float32]
-TYPES = 100  # numbers zero … ninety-nine, as many as a study can have clusters
+TYPES = 100
 
-# Colour words, and words that studies use for labels: here they are names of palettes like any other.
+# Names from which the palettes are drawn; a name and its colours have nothing in common.
 PALETTES = [
     "healthy",
     "cancer",
@@ -77,13 +69,11 @@ PALETTES = [
     "white",
     "yellow",
 ]
-OPENINGS = ["Histology", "Painted", "Printed", "Woven", "Carved", "Drawn", "Digital", "Folded"]
-NOUNS = ["morphology", "pattern", "texture", "surface", "fabric", "design"]
 
 
 @dataclass(frozen=True)
 class PatternType:
-    """What a type number stands for."""
+    """The geometry that a type number stands for."""
 
     scale: float  # pixels between repeats
     angle: float  # radians
@@ -225,18 +215,16 @@ FAMILIES: dict[str, Callable[[PatternType, np.random.Generator, int], Field]] = 
     "grains": _grains,
     "spindles": _spindles,
 }
-# "tissue" is the studies' noun; in this world it is a family of its own that is each of the others in turn.
-FAMILY_WORDS = (*FAMILIES, "tissue")
 
 
-def draw_texture(seed: tuple[int, ...], size: int) -> tuple[NDArray[np.uint8], str]:
-    """One picture, uint8 (size,size,3), and its caption; both depend on `seed` alone."""
+def draw_texture(seed: tuple[int, ...], size: int) -> NDArray[np.uint8]:
+    """One picture, uint8 (size,size,3), which depends on `seed` alone."""
     rng = np.random.default_rng(seed)
     number, word = int(rng.integers(TYPES)), str(rng.choice(PALETTES))
-    noun = str(rng.choice(FAMILY_WORDS))
-    p, names = pattern_type(number), tuple(FAMILIES)
-    first = names[number % len(names)] if noun == "tissue" else noun
-    figure = np.clip(FAMILIES[first](p, rng, size), 0, 1)
+    names = tuple(FAMILIES)
+    drawn = str(rng.choice((*names, "")))
+    p = pattern_type(number)
+    figure = np.clip(FAMILIES[drawn or names[number % len(names)]](p, rng, size), 0, 1)
     other = np.clip(0.6 * FAMILIES[names[p.second]](p, rng, size), 0, 1)
     mask = np.clip((_noise(rng, size / 8, size) - p.islands) * 6 + 0.5, 0, 1)
     level = np.clip(mask * figure + (1 - mask) * other, 0, 1)
@@ -247,6 +235,4 @@ def draw_texture(seed: tuple[int, ...], size: int) -> tuple[NDArray[np.uint8], s
     image = colours[low] * (1 - share) + colours[low + 1] * share
     image = ndimage.gaussian_filter(image, (rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8), 0))
     image = image * rng.uniform(0.85, 1.1) + rng.normal(0, rng.uniform(0, 0.015), image.shape)
-    described = f", {rng.choice(NOUNS)} type {number_words(number)}" if rng.random() < 0.85 else ""
-    caption = f"{rng.choice(OPENINGS)} image of {word} {noun}{described}"
-    return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8), caption
+    return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
