@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,18 @@ def encode_latents(
 
         _write_array(latents_npy, batches(), (len(rows), 2 if flip else 1, 2 * pipeline.latent_channels, side, side))
     write_csv(rows_csv, pd.DataFrame({"row": rows}))
+
+
+def encode_splits(
+    patches_h5: Sequence[str | Path],
+    kept_csv: Sequence[str | Path],
+    latents_npy: Sequence[str | Path],
+    rows_csv: Sequence[str | Path],
+    **settings: Any,
+) -> None:
+    """`encode_latents` of several splits, one after another."""
+    for patches, kept, latents, rows in zip(patches_h5, kept_csv, latents_npy, rows_csv, strict=True):
+        encode_latents(patches, kept, latents, rows, **settings)
 
 
 def reconstruct_patches(
