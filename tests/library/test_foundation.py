@@ -198,7 +198,11 @@ def test_shipped_models_are_small_and_are_what_their_manifest_says():
     assert {path.suffix for path in SHIPPED.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".txt", ".md", ".sha256"}
 
 
-def test_the_shipped_text_encoder_tells_all_prompts_apart():
+OLD_WEIGHTS = pytest.mark.xfail(strict=True, reason="the shipped weights fall short of the aim: docs/RESULTS.md")
+
+
+@pytest.mark.parametrize("least", [0.02, pytest.param(0.05, marks=OLD_WEIGHTS)])
+def test_the_shipped_text_encoder_tells_all_prompts_apart(least):
     pipeline = StableDiffusionPipeline.from_pretrained(SHIPPED / "diffusion", torch_dtype=torch.float32)
     template = "Histology image of {} tissue, morphology type {}"
     prompts = [template.format(label, number_words(n)) for label in ("healthy", "cancer") for n in range(33)]
@@ -206,14 +210,15 @@ def test_the_shipped_text_encoder_tells_all_prompts_apart():
     with torch.no_grad():
         states = pipeline.text_encoder(tokens)[0].flatten(1)
     distances = torch.cdist(states, states) / states.norm(dim=1).mean()
-    assert distances[~torch.eye(len(prompts), dtype=torch.bool)].min() > 0.02
+    assert distances[~torch.eye(len(prompts), dtype=torch.bool)].min() > least
 
 
 @needs_pcam
-def test_the_shipped_autoencoder_restores_real_patches_it_never_saw():
+@pytest.mark.parametrize("least", [23.4, pytest.param(24, marks=OLD_WEIGHTS)])
+def test_the_shipped_autoencoder_restores_real_patches_it_never_saw(least):
     with h5py.File(PCAM / "camelyonpatch_level_2_split_test_x.h5") as file:
         pixels = torch.from_numpy(file["x"][::4]).permute(0, 3, 1, 2).float() / 255
     vae = StableDiffusionPipeline.from_pretrained(SHIPPED / "diffusion", torch_dtype=torch.float32).vae
     with torch.no_grad():
         restored = torch.cat([vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample for x in pixels.split(48)])
-    assert psnr(pixels, (restored / 2 + 0.5).clamp(0, 1)).mean() >= 23.4
+    assert psnr(pixels, (restored / 2 + 0.5).clamp(0, 1)).mean() >= least

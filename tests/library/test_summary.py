@@ -73,6 +73,12 @@ def test_floors_come_first_then_arms_in_their_order(page: tuple[list[dict[str, s
     assert [row["name"] for row in rows] == ["real", "vae", "label", "morphology"]
 
 
+def test_an_arm_with_a_title_is_called_by_it(page: tuple[list[dict[str, str]], str]) -> None:
+    rows, text = page
+    assert text.count("| label: the baseline ") == 3 and "| morphology " in text
+    assert rows[2]["name"] == "label"
+
+
 def test_every_value_stands_in_its_column(page: tuple[list[dict[str, str]], str]) -> None:
     rows, _ = page
     morphology = rows[3]

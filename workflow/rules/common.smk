@@ -7,14 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 
-from histoprompt.config import (
-    DOWNLOADED_PCAM,
-    arm_settings,
-    arm_titles,
-    check_config,
-    mixes_with,
-    morphology_of,
-)
+from histoprompt.config import DOWNLOADED_PCAM, arm_settings, arm_titles, check_config, mixes_with, morphology_of
 from histoprompt.digest import code_digest as digest_of_script
 from histoprompt.digest import model_digest
 from histoprompt.environment import gpus_for
@@ -139,14 +132,7 @@ def clusters_of_image_set(wildcards):
 
 def encoders_of_image_set(wildcards):
     """The feature spaces of the evaluation, and the one in which the morphology is told."""
-    return list(
-        dict.fromkeys(
-            [
-                *config["evaluation"]["encoders"],
-                morphology_of(config, wildcards.sampled)["encoder"],
-            ]
-        )
-    )
+    return list(dict.fromkeys([*config["evaluation"]["encoders"], morphology_of(config, wildcards.sampled)["encoder"]]))
 
 
 def features_of(images):

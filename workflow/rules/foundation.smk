@@ -134,10 +134,7 @@ rule assemble_foundation:
     input:
         table="results/foundation/images/tissue.csv",
         models=collect("results/foundation/{model}", model=["dino-vit", "resnet", "diffusion"]),
-        reports=collect(
-            "results/foundation/{model}.json",
-            model=["vae", "dino-vit", "resnet", "diffusion"],
-        ),
+        reports=collect("results/foundation/{model}.json", model=["vae", "dino-vit", "resnet", "diffusion"]),
     output:
         folder=directory("results/foundation/models"),
     log:

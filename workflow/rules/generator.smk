@@ -2,13 +2,16 @@ localrules:
     export_dataset,
 
 
+ENCODED = ["train", "valid"]
+
+
 rule encode_latents:
     input:
-        patches=collect("results/{{study}}/patches/{split}.h5", split=["train", "valid"]),
-        kept=collect("results/{{study}}/patches/{split}.kept.csv", split=["train", "valid"]),
+        patches=collect("results/{{study}}/patches/{split}.h5", split=ENCODED),
+        kept=collect("results/{{study}}/patches/{split}.kept.csv", split=ENCODED),
     output:
-        latents=collect("results/{{study}}/latents/{split}.npy", split=["train", "valid"]),
-        rows=collect("results/{{study}}/latents/{split}.rows.csv", split=["train", "valid"]),
+        latents=collect("results/{{study}}/latents/{split}.npy", split=ENCODED),
+        rows=collect("results/{{study}}/latents/{split}.rows.csv", split=ENCODED),
     log:
         "results/{study}/logs/encode_latents.log",
     benchmark:

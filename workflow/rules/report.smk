@@ -61,11 +61,7 @@ rule summarise_study:
         "../scripts/summarise_study.py"
 
 
-REPLICATES = collect(
-    "{arm}-seed{seed}",
-    arm=config["replicates"]["arms"],
-    seed=config["replicates"]["seeds"],
-)
+REPLICATES = collect("{arm}-seed{seed}", arm=config["replicates"]["arms"], seed=config["replicates"]["seeds"])
 
 
 rule summarise_replicates:

@@ -81,8 +81,8 @@ def morphology_of(config: Mapping[str, Any], images: str) -> dict[str, Any]:
 
 
 def arm_titles(config: Mapping[str, Any]) -> dict[str, str]:
-    """What tables and figures call each arm: its name, and what it is where the study says so."""
-    return {name: f"{name}: {arm['title']}" if "title" in arm else name for name, arm in config["arms"].items()}
+    """What tables and figures call the arms of which the study says what they are; the others go by their names."""
+    return {name: f"{name}: {arm['title']}" for name, arm in config["arms"].items() if "title" in arm}
 
 
 def mixes_with(arms: Sequence[str]) -> list[str]:

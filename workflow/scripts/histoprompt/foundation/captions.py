@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import KMeans
 
+from histoprompt.metrics import nearest_centroid
 from histoprompt.words import number_words
 
 # Mean colours of stained patches, in RGB, and words for them.
@@ -28,8 +29,7 @@ def stain_captions(colours: npt.NDArray[np.floating], seed: int) -> list[str]:
     The word is the nearest of `TONES`, the number the colour's k-means cluster. The sentence is built as a study's prompts are:
     a model that has learned to read it knows where to look in theirs, and nothing of what they say there.
     """
-    words, references = list(TONES), np.array(list(TONES.values()), np.float64)
-    nearest = np.square(colours[:, None] - references).sum(2).argmin(1)
+    words, nearest = list(TONES), nearest_centroid(colours, list(TONES.values()))
     types = KMeans(min(STAIN_TYPES, len(colours)), n_init=3, random_state=seed).fit_predict(colours)
     return [
         f"Histology image of {words[tone]} tissue, stain type {number_words(int(kind))}"

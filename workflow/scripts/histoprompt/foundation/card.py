@@ -51,8 +51,7 @@ afford, then gave incoherent texture.
 | ResNet | {resnet[steps]:,} | {resnet[batch_size]} | {resnet[seconds]:.0f} | {resnet[device]} | accuracy on patches held out: {accuracy} |
 | U-Net; the text encoder stays random | {base[steps]:,} | {base[batch_size]} | {base[seconds]:.0f} | {base[device]} | held-out loss with right, another's and no caption: {base[held_out_loss][right]}, {base[held_out_loss][shuffled]}, {base[held_out_loss][empty]} |
 
-The VAE's latents are 24x24x{channels}, mixed and scaled so that they run from coarse to fine (`align_latents`); deviations of the
-channels: {deviations}. Its first {nested} channels restore a patch without the others, though blurred: a diffusion model
+The VAE's latents are {side}x{side}x{channels}, scaled as `align_latents` describes; deviations of the channels: {deviations}. Its first {nested} channels restore a patch without the others, though blurred: a diffusion model
 that draws these well draws tissue, and the rest is fine detail.
 
 ## Limits
@@ -93,6 +92,7 @@ def assemble_foundation(
             vae=vae,
             stain_types=STAIN_TYPES,
             nested=recipe["autoencoder"]["stages"][-1]["nested"],
+            side=96 // 2 ** (len(recipe["autoencoder"]["stages"][-1]["channels"]) - 1),
             vit=vit,
             resnet=resnet,
             base=base,

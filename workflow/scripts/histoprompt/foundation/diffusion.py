@@ -20,7 +20,7 @@ from histoprompt.devices import resolve_device
 from histoprompt.files import atomic, write_json
 from histoprompt.foundation.captions import stain_captions
 from histoprompt.foundation.text import build_text_encoder, build_tokenizer
-from histoprompt.foundation.training import cosine, device_name, follow, load_images, save_half, steps
+from histoprompt.foundation.training import anneal, device_name, follow, load_images, save_half, steps
 
 # Stable Diffusion's noise schedule, but its last moment is pure noise (Lin et al. 2024): on latents as small as these the tail
 # of the original still shows the mean colour of a patch, so that a model learns to copy it and draws every patch in the same
@@ -91,12 +91,11 @@ def pretrain_diffusion(
     colours = torch.cat([part.float().mean((2, 3)) for part in images.split(500)])
     tokenizer = build_tokenizer()
     text = build_text_encoder(tokenizer, width=text_width, layers=text_layers, heads=text_width // 32).to(place).eval()
-    captions = stain_captions(colours.cpu().numpy(), seed)
-    distinct = sorted(set(captions))
+    distinct, which = np.unique(stain_captions(colours.cpu().numpy(), seed), return_inverse=True)
     with torch.no_grad():
         tokens = torch.tensor(tokenizer(["", *distinct], padding="max_length").input_ids, device=place)
         states = text(tokens).last_hidden_state
-    caption = torch.tensor([1 + distinct.index(c) for c in captions], device=place)  # 0 is the empty one
+    caption = torch.from_numpy(1 + which).to(place)  # 0 is the empty one
     unet = build_unet(channels, mean.shape[1], mean.shape[-1], text_width).to(place, memory_format=torch.channels_last)
     average = copy.deepcopy(unet)
     weights = list(unet.parameters())
@@ -106,8 +105,7 @@ def pretrain_diffusion(
     train = torch.tensor(np.setdiff1d(np.arange(len(mean)), held_out.cpu().numpy()), device=place)
     started, done, recent = time.monotonic(), 0, 0.0
     for step, share in steps(training_steps, "base diffusion model", seconds):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * cosine(share, step, 100)
+        anneal(optimiser, learning_rate, share, step, 100)
         rows = train[torch.randint(len(train), (batch_size,), generator=generator, device=place)]
         dropped = torch.rand(batch_size, generator=generator, device=place) < 0.1
         words = torch.where(dropped, 0, caption[rows])

@@ -13,7 +13,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from histoprompt.devices import resolve_device
 from histoprompt.files import atomic, write_json
-from histoprompt.foundation.training import cosine, device_name, flips, load_images, restain, save_half, steps
+from histoprompt.foundation.training import anneal, device_name, flips, load_images, restain, save_half, steps
 from histoprompt.foundation.vision_transformer import MEAN, STD
 from histoprompt.phantom import MORPHOLOGIES
 
@@ -59,8 +59,7 @@ def train_residual_network(
     optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.05)
     started, done = time.monotonic(), 0
     for step, share in steps(training_steps, "residual network", seconds):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * cosine(share, step, 60)
+        anneal(optimiser, learning_rate, share, step, 60)
         rows = train[torch.randint(len(train), (batch_size,), generator=generator, device=place)]
         pixels = restain(flips(images[rows].float() / 255, generator), generator, grey=0.05)
         with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):

@@ -32,9 +32,11 @@ def steps(total: int, description: str, seconds: float | None) -> Iterator[tuple
         yield step, share
 
 
-def cosine(share: float, step: int, warmup: int) -> float:
-    """Warm-up then cosine decay to one per cent."""
-    return min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+def anneal(optimiser: torch.optim.Optimizer, peak: float, share: float, step: int, warmup: int) -> None:
+    """Set this step's learning rate: a warm-up to the peak, then a cosine down to one per cent of it."""
+    rate = peak * (min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))))
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 def restain(images: Tensor, generator: torch.Generator, *, strength: float = 1.0, grey: float = 0.0) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from histoprompt.devices import resolve_device
 from histoprompt.files import atomic, write_json
-from histoprompt.foundation.training import cosine, device_name, follow, load_images, restain, save_half, steps
+from histoprompt.foundation.training import anneal, device_name, follow, load_images, restain, save_half, steps
 
 MEAN, STD = 0.7, 0.25  # of the pixels, 0-1: stained tissue is bright
 
@@ -107,8 +107,7 @@ def train_vision_transformer(
 
     started, done = time.monotonic(), 0
     for step, share in steps(training_steps, "vision transformer", seconds):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * cosine(share, step, 60)
+        anneal(optimiser, learning_rate, share, step, 60)
         batch = images[torch.randint(len(images), (batch_size,), generator=generator, device=place)].float() / 255
         wide = torch.cat([view(batch, image_size, 0.4, 1.0, generator) for _ in range(2)])
         narrow = torch.cat([view(batch, image_size // 2, 0.08, 0.35, generator) for _ in range(local_views)])
