@@ -57,8 +57,7 @@ def train_autoencoder(
 ) -> None:
     """Train on crops of real patches, phantom patches and textures, with squared error and a little KL.
 
-    `crop` pixels a side are enough for a convolutional model and make four small steps out of a large one. After each stage the
-    latents are put on the scale that `align_latents` describes.
+    `crop` pixels a side are enough for a convolutional model and make four small steps out of a large one.
 
     Parameters
     ----------
@@ -68,7 +67,6 @@ def train_autoencoder(
         `training_steps`, `seconds` : whichever comes first; null seconds are no limit.
         `batch_size`, `learning_rate`, `kl_weight`.
         `shares` : of `pcam`, `phantom` and `textures` in a batch; without a PCam root its share goes to the others.
-        `nested` : null, or the number of first latent channels that restore the image alone in every third step.
     """
     place = resolve_device(device)
     torch.set_num_threads(threads)
@@ -80,13 +78,12 @@ def train_autoencoder(
         generator = torch.Generator(place).manual_seed(seed + number)
         start = build(stage.pop("channels"), stage.pop("latent_channels"), layers)
         if model is not None:
-            loosen_latents(model.cpu())
-            carry_over(model, start)
+            carry_over(model.cpu(), start)
         start = start.to(place, memory_format=torch.channels_last)
         model, report = _train_stage(start, pools, crop, generator, place, **stage)
-        spectrum = align_latents(model, _batch(pools, stage["shares"], 120, 96, generator), stage["nested"])
+        standardise_latents(model, _batch(pools, stage["shares"], 120, 96, generator))
         scores = {name: _score(model, pool[:: max(1, len(pool) // 500)]) for name, pool in pools.items()}
-        done.append({**report, "psnr_db": scores, "latent_deviations": [round(float(s), 3) for s in spectrum]})
+        done.append({**report, "psnr_db": scores})
     assert model is not None
     parameters = sum(p.numel() for p in model.parameters())
     with atomic(model_folder) as temporary:
@@ -107,7 +104,6 @@ def _train_stage(
     learning_rate: float,
     kl_weight: float,
     shares: Mapping[str, float],
-    nested: int | None,
 ) -> tuple[AutoencoderKL, dict[str, float]]:
     """The average of the trained weights, and what it took."""
     average = copy.deepcopy(model)
@@ -117,7 +113,7 @@ def _train_stage(
         anneal(optimiser, learning_rate, share, step, 100)
         images = _batch(pools, shares, batch_size, crop, generator)
         with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):
-            loss, error = _losses(model, images, generator, kl_weight, nested if step % 3 == 0 else None)
+            loss, error = _losses(model, images, generator, kl_weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -151,22 +147,6 @@ def carry_over(old: AutoencoderKL, new: AutoencoderKL) -> None:
     new.load_state_dict(weights)
 
 
-@torch.no_grad()
-def loosen_latents(model: AutoencoderKL) -> None:
-    """Move the mixing of the 1x1 convolution behind the encoder into the 3x3 one before it; nothing changes but what can learn.
-
-    `align_latents` leaves a posterior variance that no image can change. Here it gets inputs of its own again, from zero.
-    """
-    mixing, last, count = model.quant_conv, model.encoder.conv_out, int(model.config["latent_channels"])
-    assert mixing is not None and mixing.bias is not None and last.bias is not None
-    weight, bias = mixing.weight[:count, :, 0, 0], mixing.bias[:count]
-    weights, biases = torch.einsum("ij,jkyx->ikyx", weight, last.weight), weight @ last.bias + bias
-    last.weight.copy_(torch.cat([weights, torch.zeros_like(weights)]))
-    last.bias.copy_(torch.cat([biases, torch.zeros_like(biases)]))
-    mixing.bias.copy_(torch.cat([torch.zeros_like(bias), mixing.bias[count:]]))
-    mixing.weight.copy_(torch.eye(2 * count)[:, :, None, None])
-
-
 def _pools(tissue_npy: str | Path, table_csv: str | Path, textures_npy: str | Path, device: torch.device) -> dict[str, Tensor]:
     """The training images by source; without a PCam root there are no real ones."""
     sources = pd.read_csv(table_csv)["source"].to_numpy()
@@ -192,91 +172,33 @@ def _batch(pools: dict[str, Tensor], shares: Mapping[str, float], size: int, cro
     return (torch.cat(parts) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def _losses(
-    model: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float, kept: int | None
-) -> tuple[Tensor, Tensor]:
-    """Loss and squared error, with all latent channels or the first `kept` of them.
-
-    Those that must do alone get a tenth of their deviation as noise: they are for a diffusion model, which errs as much.
-    """
+def _losses(model: AutoencoderKL, images: Tensor, generator: torch.Generator, kl_weight: float) -> tuple[Tensor, Tensor]:
+    """Loss and squared error."""
     posterior = model.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
-    if kept is None:
-        latents = posterior.mean + posterior.std * noise
-    else:
-        first = posterior.mean[:, :kept]
-        first = first + 0.1 * first.std((0, 2, 3), keepdim=True).detach() * noise[:, :kept]
-        latents = torch.cat([first, torch.zeros_like(posterior.mean[:, kept:])], 1)
+    latents = posterior.mean + posterior.std * noise
     error = F.mse_loss(model.decode(latents).sample.float(), images)
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return error + kl_weight * kl, error
 
 
-# Deviation of the strongest channel of detail; that of the channels which restore the image alone is one.
-_DETAIL = 0.4
-
-
 @torch.no_grad()
-def align_latents(model: AutoencoderKL, images: Tensor, nested: int | None = None) -> Tensor:
-    """Give the latent channels a scale that means something, inside the 1x1 convolutions around them; return their deviations.
+def standardise_latents(model: AutoencoderKL, images: Tensor) -> None:
+    """Give every latent channel mean 0 and deviation 1 on these images (N,3,H,W), inside the 1x1 convolutions around it.
 
-    A trained autoencoder's channels are an arbitrary mixture. Here they are mixed into the principal axes of what a change of
-    the latent does to the *image*: the mean squared response of the decoder to small noise is a quadratic form G, and in the
-    coordinates G^(1/2) z equal steps in latent space cost equal error in pixels. Along the principal axes of the latents there
-    the deviations fall from coarse colour to fine detail, as the spectrum of images does; each is taken to the power 1/2, so
-    that diffusion learns coarse before fine and still sees all of it. What is restored does not change, `scaling_factor` is 1.
-
-    With `nested`, the first channels and the rest are treated apart. The first, which restore the image alone, are not mixed,
-    and all get a deviation of one; the rest, the detail that they leave over, fall from `_DETAIL`.
+    What is restored does not change, and the model's `scaling_factor` stays 1.
     """
-    posterior = [model.encode(part).latent_dist for part in images.split(20)]
-    means = torch.cat([p.mean for p in posterior])
-    noise_variance = torch.cat([p.var for p in posterior]).mean((0, 2, 3))
-    count = means.shape[1]
-    shift = means.mean((0, 2, 3))
-    sample, restored = means[:24], model.decode(means[:24]).sample
-    step = 0.1 * means.std((0, 2, 3))
-    responses = []
-    generator = torch.Generator(images.device).manual_seed(0)
-    sign = torch.randint(2, sample[:, :1].shape, generator=generator, device=images.device) * 2.0 - 1
-    for channel in range(count):
-        moved = sample.clone()
-        moved[:, channel : channel + 1] += sign * step[channel]
-        responses.append(((model.decode(moved).sample - restored) / step[channel]).flatten())
-    response = torch.stack(responses)
-    form = (response @ response.T / response.shape[1]).double()
-    centred = (means - shift[None, :, None, None]).transpose(0, 1).flatten(1).double()
-    if nested in (None, count):
-        axes, deviations = _principal_axes(form, centred)
-        mixing = torch.diag((deviations * deviations.mean()) ** -0.5) @ axes  # mean variance one
-    else:
-        # The first are not mixed: axes of equal variance are all but noise to a diffusion model (loss 0.97 after 400 steps,
-        # 0.87 after 500 where each channel is only scaled).
-        axes, deviations = _principal_axes(form[nested:, nested:], centred[nested:])
-        detail = torch.diag(_DETAIL * (deviations * deviations[0]) ** -0.5) @ axes
-        mixing = torch.block_diag(torch.diag(1 / centred[:nested].std(1)), detail)
-    inverse = torch.linalg.inv(mixing).float()
-    forward = mixing.float()
+    means = torch.cat([model.encode(part).latent_dist.mean for part in images.split(20)])
+    shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
     outer, inner = model.quant_conv, model.post_quant_conv
     assert outer is not None and inner is not None and outer.bias is not None and inner.bias is not None
     inner.bias += inner.weight[:, :, 0, 0] @ shift
-    inner.weight.copy_((inner.weight[:, :, 0, 0] @ inverse)[:, :, None, None])
-    outer.bias[:count] = forward @ (outer.bias[:count] - shift)
-    outer.weight[:count] = (forward @ outer.weight[:count, :, 0, 0])[:, :, None, None]
-    # A mixture of channels has no diagonal posterior of its own any more: its mean variance a channel stands for it.
-    outer.weight[count:] = 0
-    outer.bias[count:] = (forward.square() @ noise_variance).log()
-    return torch.cat([model.encode(part).latent_dist.mean for part in images.split(20)]).std((0, 2, 3))
-
-
-def _principal_axes(form: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows that take latents (d,n) to their principal axes in units of pixels, and the deviations there, largest first."""
-    values, vectors = torch.linalg.eigh(form)
-    root = vectors @ torch.diag(values.clamp(min=values.max() * 1e-6).sqrt()) @ vectors.T
-    weighted = root @ centred
-    variances, axes = torch.linalg.eigh(weighted @ weighted.T / weighted.shape[1])
-    order = variances.argsort(descending=True)
-    return axes[:, order].T @ root, variances[order].sqrt()
+    inner.weight *= scale[None, :, None, None]
+    count = len(shift)
+    outer.bias[:count] -= shift
+    outer.bias[:count] /= scale
+    outer.weight[:count] /= scale[:, None, None, None]
+    outer.bias[count:] -= 2 * scale.log()
 
 
 @torch.no_grad()

@@ -51,8 +51,8 @@ afford, then gave incoherent texture.
 | ResNet | {resnet[steps]:,} | {resnet[batch_size]} | {resnet[seconds]:.0f} | {resnet[device]} | accuracy on patches held out: {accuracy} |
 | U-Net; the text encoder stays random | {base[steps]:,} | {base[batch_size]} | {base[seconds]:.0f} | {base[device]} | held-out loss with right, another's and no caption: {base[held_out_loss][right]}, {base[held_out_loss][shuffled]}, {base[held_out_loss][empty]} |
 
-The VAE's latents are {side}x{side}x{channels}, scaled as `align_latents` describes; deviations of the channels: {deviations}. Its first {nested} channels restore a patch without the others, though blurred: a diffusion model
-that draws these well draws tissue, and the rest is fine detail.
+The VAE's latents are {side}x{side}x{channels}, each channel of deviation one. So few cannot hold the finest detail of real tissue, and
+more of them are more than so small a U-Net learns in the time (docs/RESULTS.md).
 
 ## Limits
 
@@ -77,6 +77,7 @@ def assemble_foundation(
     reports : the JSON reports of autoencoder, ViT, ResNet and base model, in this order.
     """
     vae, vit, resnet, base = (read_json(path) for path in reports)
+    final = recipe["autoencoder"]["stages"][-1]
     table = pd.read_csv(table_csv, dtype={"sha256": str})
     real = table.loc[table["source"] == "pcam", "sha256"]
     with atomic(folder) as temporary:
@@ -91,8 +92,8 @@ def assemble_foundation(
         card = _TEXT.format(
             vae=vae,
             stain_types=STAIN_TYPES,
-            nested=recipe["autoencoder"]["stages"][-1]["nested"],
-            side=96 // 2 ** (len(recipe["autoencoder"]["stages"][-1]["channels"]) - 1),
+            side=96 // 2 ** (len(final["channels"]) - 1),
+            channels=final["latent_channels"],
             vit=vit,
             resnet=resnet,
             base=base,
@@ -107,8 +108,6 @@ def assemble_foundation(
                 for i, stage in enumerate(vae["stages"], 1)
             ),
             accuracy=", ".join(f"{name.removesuffix('_accuracy')} {value:.1%}" for name, value in resnet["held_out"].items()),
-            channels=len(vae["stages"][-1]["latent_deviations"]),
-            deviations=", ".join(f"{value:.2f}" for value in vae["stages"][-1]["latent_deviations"]),
         )
         (temporary / "README.md").write_text(card)
         (temporary / "manifest.json").write_text(json.dumps(folder_manifest(temporary), indent=2) + "\n")
