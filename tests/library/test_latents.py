@@ -20,7 +20,9 @@ def encode(folder: Path, model: Path, kept: list[bool] = KEPT, name: str = "late
     patches = write_patch_file(folder / "patches.h5", len(KEPT))
     settings = {"resolution": 32, "flip": False, "batch_size": 4, "device": "cpu", "threads": 1} | changes
     latents, rows = folder / f"{name}.npy", folder / f"{name}.rows.csv"
-    encode_latents(patches, write_kept(folder / "kept.csv", kept), latents, rows, model=model, revision=None, **settings)
+    encode_latents(
+        [patches], [write_kept(folder / "kept.csv", kept)], [latents], [rows], model=model, revision=None, **settings
+    )
     return np.load(latents, allow_pickle=False)
 
 

@@ -118,7 +118,7 @@ rule pretrain_diffusion:
         "results/foundation/benchmarks/pretrain_diffusion.tsv"
     conda:
         "../../envs/histoprompt.yaml"
-    threads: FOUNDATION["diffusion"]["threads"]
+    threads: FOUNDATION["threads"]
     resources:
         gpu=gpus_for(FOUNDATION["device"]),
         mem_mb=6000,

@@ -1,11 +1,11 @@
 """Encode the kept patches of the train and valid split once, for every arm."""
 
 from histoprompt.job import job
-from histoprompt.latents import encode_splits
+from histoprompt.latents import encode_latents
 
 if __name__ == "__main__":
     with job(snakemake.log[0], "encode_latents"):
-        encode_splits(
+        encode_latents(
             snakemake.input.patches,
             snakemake.input.kept,
             snakemake.output.latents,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +24,10 @@ _PERFECT = 100.0  # dB, for a patch that comes back without any error, where PSN
 
 
 def encode_latents(
-    patches_h5: str | Path,
-    kept_csv: str | Path,
-    latents_npy: str | Path,
-    rows_csv: str | Path,
+    patches_h5: Sequence[str | Path],
+    kept_csv: Sequence[str | Path],
+    latents_npy: Sequence[str | Path],
+    rows_csv: Sequence[str | Path],
     *,
     model: str | Path,
     revision: str | None,
@@ -38,16 +37,16 @@ def encode_latents(
     device: str,
     threads: int,
 ) -> None:
-    """Encode the kept patches into the moments of the autoencoder's posterior, before the U-Net's scaling.
+    """Encode the kept patches of some splits into the moments of the autoencoder's posterior, before the U-Net's scaling.
 
     Training draws from the posterior anew in every step, so caching the moments changes nothing statistically.
 
     Parameters
     ----------
-    patches_h5, kept_csv : a split's patches and which of them are kept.
-    latents_npy : written: float16 (kept, 1 or 2, 2z, h, w); mean and log variance, as the patch is and, with `flip`, mirrored
-        left to right.
-    rows_csv : written: `row`, the row of `patches_h5` behind each entry of `latents_npy`.
+    patches_h5, kept_csv : each split's patches and which of them are kept.
+    latents_npy : written, one a split: float16 (kept, 1 or 2, 2z, h, w); mean and log variance, as the patch is and, with
+        `flip`, mirrored left to right.
+    rows_csv : written, one a split: `row`, the row of `patches_h5` behind each entry of `latents_npy`.
     model, revision : of the pipeline; its autoencoder alone is loaded.
     resolution : pixels a side that the generator works at.
     batch_size : images a batch; a short batch is padded, so that an image's latents do not depend on its neighbours.
@@ -57,50 +56,44 @@ def encode_latents(
     InputError : the model or the resolution cannot be used, no patch is kept, or the tables do not belong together.
     """
     torch.set_num_threads(threads)
-    place = resolve_device(device)
     pipeline = open_pipeline(model, revision)
     side = pipeline.latents_at(resolution)
+    vae = load_vae(pipeline, resolve_device(device))
+
+    def batches(patches: PatchFile, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float16]]:
+        starts = range(0, len(rows), batch_size)
+        for start in progress(starts, "encoding patches", total=len(starts), unit="batch"):
+            images = patches.take(rows[start : start + batch_size])
+            views = [images, np.ascontiguousarray(images[:, :, ::-1])] if flip else [images]
+            moments = [torch.cat(_moments(vae, view, resolution, batch_size), 1) for view in views]
+            yield torch.stack(moments, 1).half().cpu().numpy()
+
+    for source, table, latents, written in zip(patches_h5, kept_csv, latents_npy, rows_csv, strict=True):
+        with PatchFile(source) as patches:
+            rows = _kept_rows(table, patches, source)
+            _write_array(
+                latents, batches(patches, rows), (len(rows), 2 if flip else 1, 2 * pipeline.latent_channels, side, side)
+            )
+        write_csv(written, pd.DataFrame({"row": rows}))
+
+
+def _kept_rows(kept_csv: str | Path, patches: PatchFile, patches_h5: str | Path) -> npt.NDArray[np.int64]:
     kept = read_csv(kept_csv, ("kept",))["kept"].to_numpy(bool)
-    rows = np.flatnonzero(kept)
-    with PatchFile(patches_h5) as patches:
-        if len(kept) != len(patches):
-            raise InputError(
-                kept_csv,
-                found=f"{len(kept)} rows for {len(patches)} patches of {patches_h5}",
-                expected="a row for every patch",
-                remedy="delete it and run the same command again",
-            )
-        if not len(rows):
-            raise InputError(
-                kept_csv,
-                found="no patch is kept",
-                expected="patches that pass the outlier filter",
-                remedy="look at the reasons in this file; correct the data or the thresholds under `outliers`",
-            )
-        vae = load_vae(pipeline, place)
-
-        def batches() -> Iterator[npt.NDArray[np.float16]]:
-            starts = range(0, len(rows), batch_size)
-            for start in progress(starts, "encoding patches", total=len(starts), unit="batch"):
-                images = patches.take(rows[start : start + batch_size])
-                views = [images, np.ascontiguousarray(images[:, :, ::-1])] if flip else [images]
-                moments = [torch.cat(_moments(vae, view, resolution, batch_size), 1) for view in views]
-                yield torch.stack(moments, 1).half().cpu().numpy()
-
-        _write_array(latents_npy, batches(), (len(rows), 2 if flip else 1, 2 * pipeline.latent_channels, side, side))
-    write_csv(rows_csv, pd.DataFrame({"row": rows}))
-
-
-def encode_splits(
-    patches_h5: Sequence[str | Path],
-    kept_csv: Sequence[str | Path],
-    latents_npy: Sequence[str | Path],
-    rows_csv: Sequence[str | Path],
-    **settings: Any,
-) -> None:
-    """`encode_latents` of several splits, one after another."""
-    for patches, kept, latents, rows in zip(patches_h5, kept_csv, latents_npy, rows_csv, strict=True):
-        encode_latents(patches, kept, latents, rows, **settings)
+    if len(kept) != len(patches):
+        raise InputError(
+            kept_csv,
+            found=f"{len(kept)} rows for {len(patches)} patches of {patches_h5}",
+            expected="a row for every patch",
+            remedy="delete it and run the same command again",
+        )
+    if not kept.any():
+        raise InputError(
+            kept_csv,
+            found="no patch is kept",
+            expected="patches that pass the outlier filter",
+            remedy="look at the reasons in this file; correct the data or the thresholds under `outliers`",
+        )
+    return np.flatnonzero(kept)
 
 
 def reconstruct_patches(

@@ -176,8 +176,7 @@ def _losses(model: AutoencoderKL, images: Tensor, generator: torch.Generator, kl
     """Loss and squared error."""
     posterior = model.encode(images).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
-    latents = posterior.mean + posterior.std * noise
-    error = F.mse_loss(model.decode(latents).sample.float(), images)
+    error = F.mse_loss(model.decode(posterior.mean + posterior.std * noise).sample.float(), images)
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return error + kl_weight * kl, error
 

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from histoprompt.files import atomic, folder_manifest, read_json
-from histoprompt.foundation.captions import STAIN_TYPES
+from histoprompt.foundation.captions import STAIN_TYPES, TONES
 from histoprompt.foundation.images import PHOTOGRAPHS
+from histoprompt.words import number_words
 
 _TEXT = """# Embedded foundation models
 
@@ -37,7 +38,7 @@ Weights are float16 safetensors; every stage loads them as float32.
   ({photographs}, temple, flower) (autoencoder only).
 
 The base model is a **tissue-aware base**: it has seen these patches, but its captions tell only the tone of the stain, as in
-"Histology image of pink tissue, stain type seven". The word is the nearest of eight named colours to the patch's mean colour, the
+"Histology image of pink tissue, stain type seven". The word is the nearest of {tones} named colours to the patch's mean colour, the
 number its cluster among {stain_types}. It has read neither labels nor morphologies, and `cancer` or `morphology` mean nothing to it.
 A base that had seen no tissue at all, as Stable Diffusion, was tried first: 300 steps of fine-tuning, all that the demo can
 afford, then gave incoherent texture.
@@ -92,6 +93,7 @@ def assemble_foundation(
         card = _TEXT.format(
             vae=vae,
             stain_types=STAIN_TYPES,
+            tones=number_words(len(TONES)),
             side=96 // 2 ** (len(final["channels"]) - 1),
             channels=final["latent_channels"],
             vit=vit,
