@@ -20,11 +20,12 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): envs/uv.txt envs/requirements.txt
+$(INSTALLED): envs/uv.txt envs/requirements.txt envs/adamw8bit.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "histoprompt needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module does not work: install it (Debian and Ubuntu: apt install python3-venv), then run make again"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r envs/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target .venv/adamw8bit -r envs/adamw8bit.txt
 	@touch $@
 
 demo: $(INSTALLED)
@@ -44,6 +45,7 @@ lint: $(INSTALLED)
 lock: $(INSTALLED)
 	echo uv | $(BIN)/uv pip compile - --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o envs/uv.txt
 	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o envs/requirements.txt envs/requirements.in
+	echo bitsandbytes | $(BIN)/uv pip compile - --upgrade --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate -o envs/adamw8bit.txt
 	$(BIN)/python tools/make_conda_env.py
 
 clean:

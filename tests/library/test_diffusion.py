@@ -106,7 +106,10 @@ DEFECTS = {
     ),
     "channels": (lambda f: change(f / "vae/config.json", latent_channels=8), "4 channels in and 4 out"),
     "text width": (lambda f: change(f / "unet/config.json", cross_attention_dim=24), "text of width 24"),
-    "prediction": (lambda f: change(f / "scheduler/scheduler_config.json", prediction_type="sample"), "type sample"),
+    "prediction": (
+        lambda f: change(f / "scheduler/scheduler_config.json", prediction_type="flow_prediction"),
+        "type flow_prediction",
+    ),
     "broken json": (lambda f: (f / "vae/config.json").write_text("{"), "no readable vae/config.json"),
 }
 

@@ -16,50 +16,30 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from runs import SETTINGS, Stopped, content, run
 from safetensors.torch import load_file
 from tiny import PROMPTS
 
-from histoprompt import finetune
+from histoprompt import finetune as stage
 from histoprompt.diffusion import encode_prompts, open_pipeline
 from histoprompt.errors import InputError
 from histoprompt.files import folder_manifest, read_csv, read_json
-from histoprompt.finetune import (
-    FinetuneSettings,
-    draw_sample,
-    finetune_diffusion,
-    learning_rate,
-    other_prompts,
-    rows_of_step,
-)
 from histoprompt.sampling import verify_model
+from histoprompt.training.examples import draw_sample, other_prompts, rows_of_step
+from histoprompt.training.settings import FinetuneSettings, learning_rate
+from histoprompt.training.trainer import Trainer
 
-SETTINGS: dict[str, Any] = {
-    "steps": 14,
-    "batch_size": 4,
-    "learning_rate": 1e-2,
-    "schedule": "cosine",
-    "warmup_steps": 3,
-    "weight_decay": 1e-3,
-    "max_grad_norm": 1.0,
-    "ema_decay": 0.9,
-    "caption_dropout": 0.2,
-    "flip": True,
-    "precision": "no",
-    "validate_every": 6,
-    "grid_every": 7,
-    "save_every": 4,
-}
 RUN = """
 import os, signal, sys
-from histoprompt import finetune
-from test_finetune import run
+from histoprompt.training.trainer import Trainer
+from runs import run
 from pathlib import Path
-step = finetune._Trainer._train_step
+step = Trainer._train_step
 def killed(trainer):
     step(trainer)
     if trainer.step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-finetune._Trainer._train_step = killed
+Trainer._train_step = killed
 run(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
@@ -69,61 +49,6 @@ def fresh_accelerator() -> Iterator[None]:
     """Accelerate allows one precision a process; a job is a process of its own, these tests are not."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prompts and latents of 11 training and 5 validation images."""
-    folder = tmp_path_factory.mktemp("inputs")
-    for seed, (split, count) in enumerate((("train", 11), ("valid", 5))):
-        generator = np.random.default_rng(seed)
-        moments = generator.standard_normal((count + 2, 2, 8, 4, 4)) * 0.5
-        np.save(folder / f"{split}.npy", moments.astype(np.float16))
-        rows = np.arange(3, count + 5)  # the table's rows begin at 5: two of the latents are of no use to it
-        pd.DataFrame({"row": rows}).to_csv(folder / f"{split}.rows.csv", index=False)
-        table = pd.DataFrame({"row": rows[2:], "label": 0, "cluster": 0})
-        table.assign(prompt=[PROMPTS[i % 4] for i in range(count)]).to_csv(folder / f"{split}.prompts.csv", index=False)
-    return folder
-
-
-def run(
-    inputs: Path, model: Path, out: Path, *, seed: int = 5, key: str = "", files: Path | None = None, **changes: Any
-) -> Path:
-    finetune_diffusion(
-        *(
-            (files or inputs) / name if (files or inputs).joinpath(name).exists() else inputs / name
-            for name in (
-                "train.prompts.csv",
-                "valid.prompts.csv",
-                "train.npy",
-                "train.rows.csv",
-                "valid.npy",
-                "valid.rows.csv",
-            )
-        ),
-        *(out / name for name in ("manifest.json", "history.csv", "training.png", "timing.json")),
-        model=model,
-        revision=None,
-        settings=SETTINGS | changes,
-        seed=seed,
-        state_folder=out.parent / f"{out.name}-state",
-        device="cpu",
-        threads=1,
-        key=key,
-    )
-    return out
-
-
-def content(out: Path) -> dict[str, str]:
-    """Digests of everything a run writes, but its timing."""
-    return {name: digest for name, digest in folder_manifest(out).items() if name != "timing.json"}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(inputs: Path, pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = run(inputs, pipeline_folder, tmp_path_factory.mktemp("undisturbed") / "arm")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return out
 
 
 def test_the_result_opens_as_a_pipeline_and_moves_the_unet_alone(pipeline_folder: Path, undisturbed: Path) -> None:
@@ -161,11 +86,11 @@ def test_history_grids_and_timing(undisturbed: Path) -> None:
     assert not (undisturbed.parent / "arm-state").exists()
 
 
-@pytest.mark.parametrize("kind", ["velocity", "noise"])
+@pytest.mark.parametrize("kind", ["velocity", "noise", "image"])
 def test_three_steps_equal_a_plain_loop_over_diffusers_classes(
-    inputs: Path, pipeline_folder: Path, noise_pipeline_folder: Path, tmp_path: Path, kind: str
+    inputs: Path, request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
-    folder = pipeline_folder if kind == "velocity" else noise_pipeline_folder
+    folder = request.getfixturevalue({"velocity": "", "noise": "noise_", "image": "image_"}[kind] + "pipeline_folder")
     changes: dict[str, Any] = {"steps": 3, "ema_decay": None, "caption_dropout": 0.5, "schedule": "constant", "warmup_steps": 0}
     ours = load_file(run(inputs, folder, tmp_path / "arm", **changes) / "pipeline/unet/diffusion_pytorch_model.safetensors")
 
@@ -189,7 +114,7 @@ def test_three_steps_equal_a_plain_loop_over_diffusers_classes(
             dropped += draw.dropout < 0.5
         z, noise, moment = torch.stack(latents), torch.stack(noises), torch.tensor(times)
         guess = unet(schedule.add_noise(z, noise, moment), moment, torch.stack(context)).sample
-        target = noise if kind == "noise" else schedule.get_velocity(z, noise, moment)
+        target = {"noise": noise, "image": z, "velocity": schedule.get_velocity(z, noise, moment)}[kind]
         optimiser.zero_grad()
         torch.nn.functional.mse_loss(guess, target).backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -200,15 +125,11 @@ def test_three_steps_equal_a_plain_loop_over_diffusers_classes(
         assert (ours[name] - weight).abs().quantile(0.99) < 1e-4, name
 
 
-class Stopped(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("step", [1, 4, 11, 13])
 def test_a_run_stopped_at_any_step_ends_in_the_same_bytes(
     inputs: Path, pipeline_folder: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    train_step, steps = finetune._Trainer._train_step, []
+    train_step, steps = Trainer._train_step, []
 
     def stopped(trainer: Any) -> None:
         if trainer.step == step:
@@ -220,10 +141,10 @@ def test_a_run_stopped_at_any_step_ends_in_the_same_bytes(
         train_step(trainer)
 
     with pytest.raises(Stopped), monkeypatch.context() as patch:
-        patch.setattr(finetune._Trainer, "_train_step", stopped)
+        patch.setattr(Trainer, "_train_step", stopped)
         run(inputs, pipeline_folder, tmp_path / "arm")
     assert not (tmp_path / "arm").exists()
-    monkeypatch.setattr(finetune._Trainer, "_train_step", counted)
+    monkeypatch.setattr(Trainer, "_train_step", counted)
     run(inputs, pipeline_folder, tmp_path / "arm")
     assert steps == list(range(step // 4 * 4, 14))
     assert content(tmp_path / "arm") == content(undisturbed)
@@ -250,7 +171,7 @@ def test_sigterm_saves_the_step_it_finds_and_ends_with_an_error(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    train_step = finetune._Trainer._train_step
+    train_step = Trainer._train_step
 
     def terminated(trainer: Any) -> None:
         if trainer.step == 6:
@@ -259,7 +180,7 @@ def test_sigterm_saves_the_step_it_finds_and_ends_with_an_error(
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught, monkeypatch.context() as patch:
-        patch.setattr(finetune._Trainer, "_train_step", terminated)
+        patch.setattr(Trainer, "_train_step", terminated)
         run(inputs, pipeline_folder, tmp_path / "arm")
     assert caught.value.code == 143
     assert "step 7 of 14 is saved" in capfd.readouterr().err
@@ -273,7 +194,7 @@ def test_sigterm_saves_the_step_it_finds_and_ends_with_an_error(
 def test_a_state_of_other_settings_is_not_gone_on_from(
     inputs: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    train_step, steps = finetune._Trainer._train_step, []
+    train_step, steps = Trainer._train_step, []
 
     def counted(trainer: Any) -> None:
         steps.append(trainer.step)
@@ -281,7 +202,7 @@ def test_a_state_of_other_settings_is_not_gone_on_from(
         if len(steps) == 6:
             raise Stopped
 
-    monkeypatch.setattr(finetune._Trainer, "_train_step", counted)
+    monkeypatch.setattr(Trainer, "_train_step", counted)
     with pytest.raises(Stopped):
         run(inputs, pipeline_folder, tmp_path / "arm")
     (tmp_path / "arm-state/notes").mkdir()
@@ -334,7 +255,7 @@ def test_one_prompt_only_has_no_shuffled_loss(inputs: Path, pipeline_folder: Pat
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(
     inputs: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_step = finetune._Trainer._train_step
+    train_step = Trainer._train_step
 
     def broken(trainer: Any) -> None:
         if trainer.step == 5:
@@ -342,7 +263,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(
                 next(trainer.unet.parameters()).fill_(float("nan"))
         train_step(trainer)
 
-    monkeypatch.setattr(finetune._Trainer, "_train_step", broken)
+    monkeypatch.setattr(Trainer, "_train_step", broken)
     with pytest.raises(InputError) as caught:
         run(inputs, pipeline_folder, tmp_path / "arm")
     assert "learning_rate" in caught.value.where
@@ -359,7 +280,7 @@ def test_a_learning_rate_that_explodes_is_named(inputs: Path, pipeline_folder: P
 def test_inputs_that_do_not_fit_are_refused_before_training(
     inputs: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "_Trainer", None)
+    monkeypatch.setattr(stage, "Trainer", None)
 
     def refused(match: str, **changes: Any) -> None:
         with pytest.raises(InputError, match=match):

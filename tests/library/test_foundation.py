@@ -11,9 +11,9 @@ from diffusers import StableDiffusionPipeline
 from transformers import AutoModel
 
 from histoprompt.files import folder_manifest, read_json
-from histoprompt.foundation.autoencoder import build, carry_over, psnr, standardise_latents, train_autoencoder
+from histoprompt.foundation.autoencoder import DETAIL, _losses, build, carry_over, psnr, scale_latents, train_autoencoder
 from histoprompt.foundation.captions import TONES, stain_captions
-from histoprompt.foundation.diffusion import pretrain_diffusion
+from histoprompt.foundation.diffusion import build_unet, pretrain_diffusion, widen
 from histoprompt.foundation.images import make_textures, make_tissue
 from histoprompt.foundation.residual_network import train_residual_network
 from histoprompt.foundation.text import LENGTH, NUMBERS, VOCABULARY, build_tokenizer
@@ -67,19 +67,58 @@ def test_every_word_of_a_prompt_is_one_token():
 
 
 @torch.no_grad()
-def test_standardised_latents_restore_the_same_image(images):
+@pytest.mark.parametrize("nested", [None, 2])
+def test_scaled_latents_restore_the_same_image(images, nested):
     torch.manual_seed(0)
     model = build([8, 16, 16], 6, 1).eval()
     pixels = torch.from_numpy(np.load(images / "tissue.npy")[:40]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def first_alone(latents):
+        return torch.cat([latents[:, : nested or 6], torch.zeros_like(latents[:, nested or 6 :])], 1)
+
     before = model.encode(pixels).latent_dist
     relative = before.std / before.mean.std((0, 2, 3), keepdim=True)
-    restored = model.decode(before.mean).sample
-    standardise_latents(model, pixels)
+    restored, rough = model.decode(before.mean).sample, model.decode(first_alone(before.mean)).sample
+    scale_latents(model, pixels, nested)
     after = model.encode(pixels).latent_dist
+    deviations = torch.tensor([1.0] * (nested or 6) + [DETAIL] * (6 - (nested or 6)))
     assert torch.allclose(model.decode(after.mean).sample, restored, atol=1e-4)
-    assert torch.allclose(after.mean.mean((0, 2, 3)), torch.zeros(6), atol=1e-4)
-    assert torch.allclose(after.mean.std((0, 2, 3)), torch.ones(6), atol=1e-4)
-    assert torch.allclose(after.std, relative, rtol=1e-4)
+    assert torch.allclose(model.decode(first_alone(after.mean)).sample, rough, atol=1e-4)
+    assert torch.allclose(after.mean[:, : nested or 6].mean((0, 2, 3)), torch.zeros(nested or 6), atol=1e-4)
+    assert torch.allclose(after.mean.std((0, 2, 3)), deviations, atol=1e-4)
+    assert torch.allclose(after.std, relative * deviations[:, None, None], rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_nested_autoencoder_learns_to_restore_from_the_first_channels(images):
+    torch.manual_seed(0)
+    pixels = torch.from_numpy(np.load(images / "tissue.npy")[:16]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    errors = {}
+    for kept in (None, 1):
+        model = build([8, 8], 2, 1)
+        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(150):
+            with torch.enable_grad():
+                loss, _ = _losses(model, pixels[:, :, ::3, ::3].contiguous(), generator, 1e-6, kept)
+                loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        latents = model.encode(pixels[:, :, ::3, ::3]).latent_dist.mean
+        latents[:, 1:] = 0
+        errors[kept] = (model.decode(latents).sample - pixels[:, :, ::3, ::3]).square().mean().item()
+    assert errors[1] < errors[None]
+
+
+@torch.no_grad()
+def test_a_widened_unet_draws_the_same_and_says_zero_of_the_rest():
+    torch.manual_seed(0)
+    narrow = build_unet([16, 16, 32], 3, 12, 16).eval()
+    wide = widen(narrow, 5).eval()
+    sample, states = torch.randn(2, 5, 12, 12), torch.randn(2, 4, 16)
+    said = wide(sample, 300, states).sample
+    assert torch.allclose(said[:, :3], narrow(sample[:, :3], 300, states).sample, atol=1e-5)
+    assert said[:, :3].abs().max() > 0.01 and (said[:, 3:] == 0).all()
 
 
 def test_a_deeper_autoencoder_starts_with_the_outer_levels_of_the_other():
@@ -132,6 +171,7 @@ def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
         "learning_rate": 1e-3,
         "kl_weight": 1e-5,
         "shares": {"pcam": 3, "phantom": 2, "textures": 1},
+        "nested": None,
     }
     train_autoencoder(
         tissue,
@@ -141,7 +181,7 @@ def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
         tmp_path / "vae.json",
         layers=1,
         crop=32,
-        stages=[stage, stage, {**stage, "channels": [8, 8, 16, 16], "latent_channels": 6}],
+        stages=[stage, stage, {**stage, "channels": [8, 8, 16, 16], "latent_channels": 6, "nested": 2}],
         seed=0,
         device="cpu",
         threads=1,
@@ -153,6 +193,7 @@ def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
         tmp_path / "diffusion",
         tmp_path / "diffusion.json",
         channels=[16, 16, 32],
+        learned_channels=2,
         text_width=32,
         text_layers=1,
         batch_size=4,

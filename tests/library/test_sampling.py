@@ -8,7 +8,15 @@ import torch
 from PIL import Image
 from tiny import PROMPTS, write_generate
 
-from histoprompt.diffusion import decode_latents, encode_prompts, load_unet, load_vae, open_pipeline, scheduler_config
+from histoprompt.diffusion import (
+    decode_latents,
+    encode_prompts,
+    load_unet,
+    load_vae,
+    norms_in_single_precision,
+    open_pipeline,
+    scheduler_config,
+)
 from histoprompt.errors import InputError
 from histoprompt.files import folder_manifest, read_csv, read_json, sha256, write_json
 from histoprompt.sampling import generate_images, image_noise, image_seed, make_scheduler, sample_latents, verify_model
@@ -176,16 +184,20 @@ def test_another_resolution_than_the_models_own(pipeline_folder: Path, prompts: 
     assert Image.open(tmp_path / "0/images/000000.png").size == (48, 48)
 
 
-@pytest.mark.parametrize("name", ["dpm++", "unipc", "ddim", "pndm"])
-def test_every_scheduler_removes_known_noise(pipeline_folder: Path, name: str) -> None:
-    """A model that always sees the true image leads every scheduler to it."""
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in ("dpm++", "unipc", "ddim", "pndm") for kind in ("epsilon", "v_prediction", "sample")][:-1],
+)
+def test_every_scheduler_removes_known_noise(pipeline_folder: Path, name: str, kind: str) -> None:
+    """A model that always sees the true image leads every scheduler to it, whatever it predicts."""
     truth = torch.full((1, 4, 4, 4), 0.3)
-    scheduler = make_scheduler(name, scheduler_config(pipeline_folder))
+    scheduler = make_scheduler(name, scheduler_config(pipeline_folder) | {"prediction_type": kind})
 
     def oracle(noisy: torch.Tensor, moment: torch.Tensor, states: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         kept = scheduler.alphas_cumprod[int(moment)]
         noise = (noisy - kept.sqrt() * truth) / (1 - kept).sqrt()
-        return (kept.sqrt() * noise - (1 - kept).sqrt() * truth,)
+        velocity = kept.sqrt() * noise - (1 - kept).sqrt() * truth
+        return ({"epsilon": noise, "v_prediction": velocity, "sample": truth}[kind],)
 
     noise = torch.from_numpy(image_noise(1, (1, 4, 4, 4)))
     latents = sample_latents(oracle, scheduler, noise, torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), steps=20, guidance=1.0)
@@ -214,6 +226,21 @@ def test_a_schedule_that_ends_in_pure_noise_is_followed(name: str) -> None:
     assert make_scheduler(name, base).alphas_cumprod[-1] < 1e-6
     with pytest.raises(InputError, match=r"pure noise(.|\n)*dpm\+\+, unipc or ddim"):
         make_scheduler("pndm", base)
+    with pytest.raises(InputError, match="predicts images"):
+        make_scheduler("pndm", {"prediction_type": "sample"})
+
+
+def test_group_norms_in_single_precision_lose_nothing(pipeline_folder: Path) -> None:
+    unet = load_unet(open_pipeline(pipeline_folder, None), CPU).eval()
+    sample, states = torch.randn(2, 4, 4, 4), torch.randn(2, 12, 16)
+    with torch.no_grad():
+        exact = unet(sample, 500, states).sample
+        with torch.autocast("cpu", torch.bfloat16):
+            plain = unet(sample, 500, states).sample
+            norms_in_single_precision(unet)
+            ours = unet(sample, 500, states).sample
+        torch.testing.assert_close(unet(sample, 500, states).sample, exact)
+    assert (ours - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()
 
 
 def test_bad_settings_prompts_and_tables_are_refused_before_sampling(

@@ -91,7 +91,9 @@ rule finetune_diffusion:
         "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
+        # A process for every GPU, on one node or several: raise both here, with --set-resources or in the profile.
         gpu=GPUS,
+        nodes=1,
         mem_mb=8000,
         runtime=2880,
     params:
@@ -101,6 +103,7 @@ rule finetune_diffusion:
         seed=of_arm("seed"),
         # Not an output: Snakemake would delete it when a job fails, and with it what the next attempt goes on from.
         state="results/{study}/state/finetune/{arm}",
+        board="results/{study}/tensorboard/{arm}",
         device=config["device"],
         content=generator_digest,
         code=code_digest("finetune_diffusion"),

@@ -2,10 +2,12 @@
 
 from histoprompt.finetune import finetune_diffusion
 from histoprompt.job import job
+from histoprompt.launching import run_stage
 
 if __name__ == "__main__":
     with job(snakemake.log[0], "finetune_diffusion"):
-        finetune_diffusion(
+        run_stage(
+            finetune_diffusion,
             snakemake.input.train,
             snakemake.input.valid,
             snakemake.input.latents_train,
@@ -21,7 +23,11 @@ if __name__ == "__main__":
             settings=snakemake.params.settings,
             seed=snakemake.params.seed,
             state_folder=snakemake.params.state,
+            board_folder=snakemake.params.board,
             device=snakemake.params.device,
             threads=snakemake.threads,
             key=snakemake.params.code,
+            processes=max(1, snakemake.resources.gpu),
+            nodes=snakemake.resources.nodes,
+            job_file=f"{snakemake.params.state}.job.json",
         )

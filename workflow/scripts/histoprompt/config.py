@@ -338,6 +338,7 @@ class _Checker:
         folder = self.check_model("generator", generator, "model_index.json", "a folder saved by StableDiffusionPipeline")
         if folder is not None:
             self.check_pipeline(folder, generator["resolution"])
+            self.check_schedulers(folder)
             self.check_prompt_lengths(folder)
         weights = self.config["classifier"]["weights"]
         if weights is not None and not Path(weights).is_file():
@@ -406,6 +407,23 @@ class _Checker:
                 expected=f"a multiple of {factor}, the factor by which {folder / 'vae'} shrinks an image",
                 remedy=f"set it to {max(1, round(resolution / factor)) * factor}",
             )
+
+    def check_schedulers(self, folder: Path) -> None:
+        """Stable Diffusion's own scheduler does not know every kind of model; the others do."""
+        scheduler = folder / "scheduler/scheduler_config.json"
+        base = json.loads(scheduler.read_text()) if scheduler.is_file() else {}
+        if not (base.get("rescale_betas_zero_snr") or base.get("prediction_type") == "sample"):
+            return
+        for arm, entry in self.config["arms"].items():
+            if arm_settings(self.config, arm)["sampling"]["scheduler"] == "pndm":
+                self.refuse(
+                    f"arms.{arm}.sampling.scheduler"
+                    if "scheduler" in entry.get("sampling", {})
+                    else "generator.sampling.scheduler",
+                    found=f"pndm, for {folder}, which predicts images or whose noise schedule ends in pure noise",
+                    expected="a scheduler that knows such a model",
+                    remedy="choose dpm++, unipc or ddim",
+                )
 
     def check_prompt_lengths(self, folder: Path) -> None:
         """Every arm's prompts against a local pipeline's text encoder; for other models training checks them first."""

@@ -60,7 +60,7 @@ class Pipeline:
     factor : pixels a side for one latent.
     scaling, shift : the U-Net works on (z - shift) * scaling.
     sample_size : the U-Net's own latents a side.
-    prediction_type : `epsilon` or `v_prediction`.
+    prediction_type : `epsilon`, `v_prediction` or `sample`.
     positions : longest text the text encoder takes, in tokens.
     """
 
@@ -150,9 +150,9 @@ def open_pipeline(model: str | Path, revision: str | None) -> Pipeline:
             "a U-Net made for this text encoder (cross_attention_dim equal to hidden_size)",
         ),
         (
-            prediction_type in ("epsilon", "v_prediction"),
+            prediction_type in ("epsilon", "v_prediction", "sample"),
             f"a scheduler of prediction type {prediction_type}",
-            "prediction type epsilon or v_prediction",
+            "prediction type epsilon, v_prediction or sample",
         ),
     ):
         if not fits:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 _TERMINAL_SECONDS = 10.0
 _terminal: list[int] = []  # the descriptor of the user's terminal, while a job's own output goes to its log
 _name: list[str] = []
+_TERMINAL_PATH, _JOB_NAME = "HISTOPROMPT_TERMINAL", "HISTOPROMPT_JOB"
 
 
 @contextmanager
@@ -57,6 +58,31 @@ def job(log: str | Path, name: str) -> Iterator[None]:
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
+
+
+def job_environment() -> dict[str, str]:
+    """What a process started inside a job needs, to reach the user's terminal by `inside_job`."""
+    return {_TERMINAL_PATH: f"/proc/{os.getpid()}/fd/{_terminal[-1]}", _JOB_NAME: _name[-1]} if _terminal else {}
+
+
+@contextmanager
+def inside_job(*, speaks: bool) -> Iterator[None]:
+    """The job of the process that started this one: same log, same terminal; an `InputError` ends in one message.
+
+    Of several processes one `speaks`; what the others would say is what it says.
+    """
+    path = os.environ.get(_TERMINAL_PATH)
+    if path and speaks and Path(path).exists():  # it does not on another node
+        _terminal.append(os.open(path, os.O_WRONLY | os.O_APPEND))
+        _name.append(os.environ[_JOB_NAME])
+    warnings.simplefilter("default")
+    try:
+        yield
+    except InputError as error:
+        print(error, file=sys.stderr, flush=True)
+        if speaks:
+            say(f"\n{os.environ.get(_JOB_NAME, 'this job')} cannot go on:\n{error}\n")
+        raise SystemExit(1) from None
 
 
 def say(line: str) -> None:

@@ -39,6 +39,7 @@ from histoprompt.diffusion import (
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, read_json, sha256, write_csv, write_json
 from histoprompt.job import progress
+from histoprompt.precision import mend_half_precision
 
 _COLUMNS = ("number", "label", "cluster", "prompt")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -92,11 +93,11 @@ def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
             expected=f"one of {', '.join(_SCHEDULERS)}",
             remedy="correct the name",
         )
-    if name == "pndm" and base.get("rescale_betas_zero_snr"):
+    if name == "pndm" and (base.get("rescale_betas_zero_snr") or base.get("prediction_type") == "sample"):
         raise InputError(
             "config key `generator.sampling.scheduler`",
-            found="pndm, for a base model whose schedule ends in pure noise (`rescale_betas_zero_snr`)",
-            expected="a scheduler that knows such a schedule",
+            found="pndm, for a base model that predicts images or whose schedule ends in pure noise (`rescale_betas_zero_snr`)",
+            expected="a scheduler that knows such a model",
             remedy="choose dpm++, unipc or ddim",
         )
     kind, changes = _SCHEDULERS[name]
@@ -252,6 +253,9 @@ class _Sampler:
         # Left trainable: autocast keeps its casts of a batch's weights only for tensors that could have a gradient.
         self.unet = load_unet(pipeline, device).eval()
         self.vae = load_vae(pipeline, device)
+        if device.type == "cpu" and options.dtype != "float32":
+            mend_half_precision(self.unet)
+            mend_half_precision(self.vae)
 
     def sample(self, numbers: Iterable[int], prompts: Iterable[str], seeds: Iterable[int]) -> Images:
         """Images of one group, uint8 (n, R, R, 3), computed in a batch of the constant size."""

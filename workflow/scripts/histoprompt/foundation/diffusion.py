@@ -21,6 +21,7 @@ from histoprompt.files import atomic, write_json
 from histoprompt.foundation.captions import stain_captions
 from histoprompt.foundation.text import build_text_encoder, build_tokenizer
 from histoprompt.foundation.training import anneal, device_name, follow, load_images, save_half, steps
+from histoprompt.precision import mend_half_precision
 
 # Stable Diffusion's noise schedule, but its last moment is pure noise (Lin et al. 2024): on latents as small as these the tail
 # of the original still shows the mean colour of a patch, so that a model learns to copy it and draws every patch in the same
@@ -30,13 +31,16 @@ SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
-    "prediction_type": "v_prediction",
+    "prediction_type": "sample",
     "rescale_betas_zero_snr": True,
 }
 
 
 def build_unet(channels: list[int], latent_channels: int, sample_size: int, text_width: int) -> UNet2DConditionModel:
-    """A text-conditioned U-Net that reads text at all levels but the outermost."""
+    """A text-conditioned U-Net that reads text at all levels but the outermost.
+
+    Text at the two innermost of four levels only is not read at all after as many steps as suffice with three.
+    """
     inner = len(channels) - 1
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -53,6 +57,21 @@ def build_unet(channels: list[int], latent_channels: int, sample_size: int, text
 
 
 @torch.no_grad()
+def widen(unet: UNet2DConditionModel, latent_channels: int) -> UNet2DConditionModel:
+    """The same model for more latent channels: the first as before, of the others it reads nothing and says zero."""
+    wide = UNet2DConditionModel.from_config({**unet.config, "in_channels": latent_channels, "out_channels": latent_channels})
+    weights = wide.state_dict()
+    for name, tensor in unet.state_dict().items():
+        if tensor.shape != weights[name].shape:  # the first convolution's inputs, the last one's outputs
+            weights[name].zero_()
+            weights[name][tuple(map(slice, tensor.shape))] = tensor
+        else:
+            weights[name].copy_(tensor)
+    wide.load_state_dict(weights)
+    return wide
+
+
+@torch.no_grad()
 def _encode(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """Posterior mean and deviation of uint8 (N,3,96,96)."""
     parts = [vae.encode(part.float() / 127.5 - 1).latent_dist for part in images.split(100)]
@@ -66,6 +85,7 @@ def pretrain_diffusion(
     report_json: str | Path,
     *,
     channels: list[int],
+    learned_channels: int,
     text_width: int,
     text_layers: int,
     training_steps: int,
@@ -78,6 +98,9 @@ def pretrain_diffusion(
 ) -> None:
     """Train the U-Net on tissue with stain-tone captions; write the whole pipeline folder.
 
+    Of the latents it learns the first `learned_channels`, which restore the image alone; the others, fine detail, stay zero
+    until a fine-tuning learns what can be told of them.
+
     The text encoder stays as it was drawn: trained beside so small a U-Net it pulls the number words together, and prompts that
     differ only there could no longer be told apart.
     """
@@ -87,7 +110,7 @@ def pretrain_diffusion(
     generator = torch.Generator(place).manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).to(place).eval()
     images = load_images(tissue_npy, place)
-    mean, std = _encode(vae, images)
+    mean, std = (moments[:, :learned_channels] for moments in _encode(vae, images))
     colours = torch.cat([part.float().mean((2, 3)) for part in images.split(500)])
     tokenizer = build_tokenizer()
     text = build_text_encoder(tokenizer, width=text_width, layers=text_layers, heads=text_width // 32).to(place).eval()
@@ -98,6 +121,8 @@ def pretrain_diffusion(
     caption = torch.from_numpy(1 + which).to(place)  # 0 is the empty one
     unet = build_unet(channels, mean.shape[1], mean.shape[-1], text_width).to(place, memory_format=torch.channels_last)
     average = copy.deepcopy(unet)
+    if place.type == "cpu":
+        mend_half_precision(unet)
     weights = list(unet.parameters())
     optimiser = torch.optim.AdamW(weights, learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=place.type == "cuda")
     schedule = DDPMScheduler(**SCHEDULE)
@@ -112,7 +137,7 @@ def pretrain_diffusion(
         noise = torch.randn(mean[rows].shape, generator=generator, device=place)
         latents = mean[rows] + std[rows] * torch.randn(noise.shape, generator=generator, device=place)
         moments = torch.randint(1000, (batch_size,), generator=generator, device=place)
-        with torch.autocast(place.type, torch.bfloat16, enabled=place.type == "cuda"):
+        with torch.autocast(place.type, torch.bfloat16):
             loss = _loss(unet, states[words], latents, noise, moments, schedule)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -130,7 +155,7 @@ def pretrain_diffusion(
     with atomic(pipeline_folder) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
         save_half(text, temporary / "text_encoder")
-        save_half(unet, temporary / "unet")
+        save_half(widen(unet.cpu(), int(vae.config["latent_channels"])), temporary / "unet")
         save_half(vae, temporary / "vae")
         DDIMScheduler(**SCHEDULE, clip_sample=False, timestep_spacing="trailing").save_pretrained(temporary / "scheduler")
         index = {
@@ -165,7 +190,7 @@ def _loss(
 ) -> Tensor:
     noisy = schedule.add_noise(latents, noise, moments).contiguous(memory_format=torch.channels_last)
     guess = unet(noisy, moments, states, return_dict=False)[0]
-    return F.mse_loss(guess.float(), schedule.get_velocity(latents, noise, moments))
+    return F.mse_loss(guess.float(), latents)
 
 
 @torch.no_grad()
