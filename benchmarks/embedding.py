@@ -1,0 +1,90 @@
+"""Our embedding against transformers' image processor and float32 model: same encoder, same patches.
+
+    python benchmarks/embedding.py [--model FOLDER --patches 400 …]
+
+A third figure is the bare forward pass in our precision, on pixels that are ready: nothing can be faster than that.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from measuring import ROOT, in_turn, report
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "resources/foundation/dino-vit")
+    parser.add_argument("--patches", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, Path(folder))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> None:
+    """The model is loaded once for all rounds; every way reads the patches from their file."""
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModel
+
+    from histoprompt.embedding import embed_batches, load_encoder
+    from histoprompt.patches import PatchFile
+    from histoprompt.phantom.generate import make_phantom
+
+    torch.set_num_threads(options.threads)
+    wanted = {"split": "train", "slides": 4, "seed": 1, "patch_size": 96, "classes": ["healthy", "cancer"]}
+    make_phantom(folder / "train.h5", folder / "train.csv", patches=options.patches, **wanted)
+    device = torch.device(options.device)
+    encoder = load_encoder(options.model, None, device=device, dtype=options.dtype)
+    processor = AutoImageProcessor.from_pretrained(options.model)
+    network = AutoModel.from_pretrained(options.model, dtype=torch.float32).to(device).eval()
+    found: dict[str, np.ndarray] = {}
+
+    def timed(name: str, features) -> float:
+        started = time.perf_counter()
+        found[name] = np.concatenate(list(features))
+        return options.patches / (time.perf_counter() - started)
+
+    def ours():
+        with PatchFile(folder / "train.h5") as patches:
+            for _, part in embed_batches(encoder, patches, options.batch_size):
+                yield part
+
+    @torch.inference_mode()
+    def theirs():
+        with PatchFile(folder / "train.h5") as patches:
+            for start in range(0, options.patches, options.batch_size):
+                images = [Image.fromarray(image) for image in patches.read(start, start + options.batch_size)]
+                output = network(**processor(images, return_tensors="pt").to(device))
+                yield (output.last_hidden_state[:, 0] if encoder.class_token else output.pooler_output.flatten(1)).cpu().numpy()
+
+    size = (options.batch_size, 3, encoder.preprocessing.height, encoder.preprocessing.width)
+    pixels = torch.randn(size, device=device)
+
+    @torch.inference_mode()
+    def bare():
+        for _ in range(0, options.patches, options.batch_size):
+            with torch.autocast(device.type, encoder.dtype, enabled=encoder.dtype != torch.float32):
+                yield network(pixels).last_hidden_state[:, 0].float().cpu().numpy()
+
+    ways = {"histoprompt": ours, "processor and float32 model": theirs, "bare forward pass": bare}
+    for way in ways.values():
+        next(iter(way()))  # warm
+    result = in_turn({name: lambda name=name, way=way: timed(name, way()) for name, way in ways.items()}, options.rounds)
+    mine, reference = found["histoprompt"], found["processor and float32 model"]
+    cosine = (mine * reference).sum(1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(reference, axis=1)
+    notes = [f"{options.patches} patches, {options.dtype}, batch {options.batch_size}, threads: {options.threads}"]
+    notes += [f"cosine of our features and the reference's: mean {cosine.mean():.5f}, least {cosine.min():.5f}"]
+    report(f"embedding, {options.model.name}, {encoder.preprocessing.height} px", result, notes)
+
+
+if __name__ == "__main__":
+    main()
