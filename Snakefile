@@ -32,6 +32,11 @@ rule replicate:
         collect("results/{study}/replicates.{form}", study=STUDY, form=["csv", "md"]),
 
 
+rule sweep_guidance:
+    input:
+        collect("results/{study}/{file}", study=STUDY, file=["guidance.csv", "figures/guidance.png"]),
+
+
 rule foundation:
     input:
         "results/foundation/models",
@@ -40,6 +45,7 @@ rule foundation:
 localrules:
     all,
     replicate,
+    sweep_guidance,
     foundation,
 
 

@@ -125,7 +125,7 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("data.phantom.slides.test", 3000, ["`data.phantom.patches.test`", "`data.phantom.slides.test`"]),
         ("subset.train", 999, ["`subset.train`", "999", "at least 1000", "`generator.sampling.images`"]),
         ("generator.sampling.shards", 2000, ["`generator.sampling.shards`", "every shard"]),
-        ("generator.finetune.warmup_steps", 250, ["`generator.finetune.warmup_steps`", "250 warm-up steps of 250"]),
+        ("generator.finetune.warmup_steps", 180, ["`generator.finetune.warmup_steps`", "180 warm-up steps of 180"]),
         ("arms.label.finetune", {"steps": 10}, ["`arms.label.finetune.warmup_steps`", "20 warm-up steps of 10"]),
         ("prompts.morphology", "tissue {label}", ["`prompts.morphology`", "{label} and {index}"]),
         ("prompts.label", "tissue {label} {index}", ["`prompts.label`", "index, label"]),
@@ -182,6 +182,7 @@ def test_a_prompt_longer_than_the_text_encoder_takes(config, models):
     check_config(config, schema=SCHEMA, study_file="")
     config["arms"] = {"far": {"prompts": "morphology", "k": 102}}
     config["replicates"]["arms"] = []
+    config["guidance_sweep"]["arms"] = ["far"]
     text = message(config)
     assert "`prompts.morphology`" in text and "at most 8 tokens" in text
     assert "a prompt of 9 tokens: 'Histology image of healthy tissue, morphology type one hundred'" in text
@@ -223,7 +224,14 @@ def test_an_arm_has_the_studys_settings_save_what_it_changes(config):
 
 def test_a_replicate_is_its_arm_with_another_seed(config):
     arm, replicate = arm_settings(config, "shuffled"), arm_settings(config, "shuffled-seed3")
-    assert replicate == {**arm, "seed": 3, "image_seed": 3}
+    assert replicate == {**arm, "model": "shuffled-seed3", "seed": 3, "image_seed": 3}
+
+
+def test_a_guided_arm_samples_its_arms_model(config):
+    guided = arm_settings(config, "morphology-seed3-guidance7.5")
+    arm = arm_settings(config, "morphology-seed3")
+    assert guided == arm | {"sampling": arm["sampling"] | {"guidance": 7.5}}
+    assert guided["model"] == "morphology-seed3" and guided["image_seed"] == 3
 
 
 def test_image_sets_are_judged_by_their_arms_clusters(config):

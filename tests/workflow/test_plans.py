@@ -11,6 +11,7 @@ def small(config):
     config["study"] = "small"
     config["arms"] = {"label": {"prompts": "label"}}
     config["replicates"] = {"arms": ["label"], "seeds": [4]}
+    config["guidance_sweep"]["arms"] = ["label"]
 
 
 def test_the_demo(project):
@@ -53,6 +54,15 @@ def test_replicates_are_made_on_request_alone(project):
     jobs = project.planned("replicate", "--configfile", study)
     assert {"finetune_diffusion label-seed4", "generate_images label-seed4, 0", "summarise_replicates"} <= jobs
     assert "finetune_diffusion label" not in jobs
+
+
+def test_a_guidance_sweep_samples_the_arms_own_model(project):
+    jobs = project.planned("sweep_guidance")
+    assert {job for job in jobs if job.startswith("finetune_diffusion")} == {"finetune_diffusion morphology"}
+    assert {job for job in jobs if job.startswith("generate_images")} == {
+        f"generate_images morphology-guidance{scale}, 0" for scale in ("1", "1.5", "2", "3", "5", "7.5")
+    }
+    assert "draw_arms" not in jobs
 
 
 def test_any_file_is_a_target(project):

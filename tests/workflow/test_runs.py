@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 
+import pandas as pd
 import pytest
 from harness import ENVIRONMENT, copy_project, mini_study, write_models
 
@@ -63,6 +64,15 @@ def test_the_results_are_there(project):
     assert not (results / "models/pretrained").exists()
     assert len(list((results / "samples/morphology").glob("*/images/*.png"))) == 16
     assert {path.parent.parent.name for path in results.glob("logs/*/*.log")} == {"logs"}
+
+
+def test_a_guidance_sweep_is_a_table_and_a_figure(project):
+    result = project.run("--cores", "2", *STUDY, "sweep_guidance")
+    assert result.returncode == 0, result.stdout
+    assert "finetune_diffusion" not in result.stdout
+    table = pd.read_csv(project.folder / "results/mini/guidance.csv")
+    assert set(table["guidance"]) == {1, 2.5} and set(table["metric"]) >= {"recall", "prompt fidelity"}
+    assert (project.folder / "results/mini/figures/guidance.png").stat().st_size > 0
 
 
 def test_a_second_run_has_nothing_to_do(project):
@@ -140,6 +150,7 @@ def test_another_base_model_reruns_the_generator_alone(project, edited):
 def test_an_interrupted_training_goes_on_to_the_same_bytes(project):
     def slow(config):
         mini_study(config)
+        config["guidance_sweep"]["arms"] = ["slow"]
         config["arms"] = {"slow": {"prompts": "label", "finetune": {"steps": 60, "validate_every": 60, "grid_every": 60}}}
         config["replicates"] = {"arms": [], "seeds": []}
 

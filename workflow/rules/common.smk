@@ -32,7 +32,7 @@ TITLES = arm_titles(config)
 SHARDS = range(config["generator"]["sampling"]["shards"])
 THREADS = config["threads"]
 GPUS = gpus_for(config["device"])
-ANY_ARM = f"(?:{'|'.join(ARMS)})(?:-seed[0-9]+)?"
+ANY_ARM = f"(?:{'|'.join(ARMS)})(?:-seed[0-9]+)?(?:-guidance[0-9.]+)?"
 
 
 wildcard_constraints:
@@ -119,9 +119,8 @@ def content_of_source(wildcards):
 
 def finetuned_model(wildcards):
     """The arm's own model; nothing for an arm that samples from the base model."""
-    if arm_settings(config, wildcards.arm)["finetune"] is None:
-        return []
-    return f"results/{wildcards.study}/models/{wildcards.arm}/manifest.json"
+    settings = arm_settings(config, wildcards.arm)
+    return [] if settings["finetune"] is None else f"results/{wildcards.study}/models/{settings['model']}/manifest.json"
 
 
 def clusters_of_image_set(wildcards):

@@ -1,6 +1,7 @@
 localrules:
     draw_arms,
     summarise_study,
+    summarise_guidance,
     summarise_replicates,
 
 
@@ -86,3 +87,34 @@ rule summarise_replicates:
         code=code_digest("summarise_replicates"),
     script:
         "../scripts/summarise_replicates.py"
+
+
+GUIDED = collect("{arm}-guidance{scale}", arm=config["guidance_sweep"]["arms"], scale=config["guidance_sweep"]["scales"])
+
+
+rule summarise_guidance:
+    input:
+        collect("results/{{study}}/metrics/{arm}.json", arm=GUIDED),
+    output:
+        table="results/{study}/guidance.csv",
+        figure=report(
+            "results/{study}/figures/guidance.png",
+            caption="../report/guidance.rst",
+            category="Results",
+            labels={"figure": "metrics over guidance"},
+        ),
+    log:
+        "results/{study}/logs/summarise_guidance.log",
+    benchmark:
+        "results/{study}/benchmarks/summarise_guidance.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        arms=config["guidance_sweep"]["arms"],
+        scales=config["guidance_sweep"]["scales"],
+        code=code_digest("summarise_guidance"),
+    script:
+        "../scripts/summarise_guidance.py"

@@ -18,6 +18,7 @@ from histoprompt.words import number_words
 DOWNLOADED_PCAM = "resources/pcam"
 FOUNDATION = "resources/foundation"
 _REPLICATE = re.compile(r"(?P<arm>.+)-seed(?P<seed>[0-9]+)")
+_GUIDED = re.compile(r"(?P<arm>.+)-guidance(?P<scale>[0-9]+(\.[0-9]+)?)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _IMAGE_SETS = ("real", "vae", "train", "valid", "test")
 _TYPES = {
@@ -52,18 +53,24 @@ def check_config(config: Mapping[str, Any], *, schema: str | Path, study_file: s
 def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """Everything that tells one arm from another.
 
-    `{arm}-seed{s}` is a replicate: the arm with s for both of its seeds.
+    `{arm}-seed{s}` is a replicate: the arm with s for both of its seeds. `{arm}-guidance{w}` is the arm's own model sampled
+    with guidance w.
 
     Returns
     -------
-    `prompts`, `encoder`, `k`, `finetune` (None: the base model is sampled), `sampling`, `seed` (of the fine-tuning) and
-    `image_seed` (of labels, clusters and noise of the generated images: the study's in every arm, so that image n differs
-    between arms by nothing but the model and the prompt's words).
+    `model` (the arm whose fine-tuned model is sampled), `prompts`, `encoder`, `k`, `finetune` (None: the base model is
+    sampled), `sampling`, `seed` (of the fine-tuning) and `image_seed` (of labels, clusters and noise of the generated images:
+    the study's in every arm, so that image n differs between arms by nothing but the model and the prompt's words).
     """
+    guided = _GUIDED.fullmatch(arm)
+    if guided:
+        settings = arm_settings(config, guided["arm"])
+        return settings | {"sampling": settings["sampling"] | {"guidance": float(guided["scale"])}}
     replicate = _REPLICATE.fullmatch(arm)
     entry = config["arms"][replicate["arm"] if replicate else arm]
     finetune = entry.get("finetune", {})
     return {
+        "model": arm,
         "prompts": entry["prompts"],
         "encoder": entry.get("encoder", config["morphology"]["encoder"]),
         "k": entry.get("k", config["morphology"]["k"]),
@@ -172,8 +179,9 @@ class _Checker:
         named += [(f"arms.{arm}.encoder", entry["encoder"]) for arm, entry in config["arms"].items() if "encoder" in entry]
         for key, name in named:
             self.check_known(key, name, config["encoders"], "encoders")
-        for arm in config["replicates"]["arms"]:
-            self.check_known("replicates.arms", arm, config["arms"], "arms")
+        for section in ("replicates", "guidance_sweep"):
+            for arm in config[section]["arms"]:
+                self.check_known(f"{section}.arms", arm, config["arms"], "arms")
 
     def check_known(self, key: str, name: str, known: Iterable[str], section: str) -> None:
         if name not in known:

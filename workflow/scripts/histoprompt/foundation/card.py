@@ -52,8 +52,9 @@ afford, then gave incoherent texture.
 | ResNet | {resnet[steps]:,} | {resnet[batch_size]} | {resnet[seconds]:.0f} | {resnet[device]} | accuracy on patches held out: {accuracy} |
 | U-Net; the text encoder stays random | {base[steps]:,} | {base[batch_size]} | {base[seconds]:.0f} | {base[device]} | held-out loss with right, another's and no caption: {base[held_out_loss][right]}, {base[held_out_loss][shuffled]}, {base[held_out_loss][empty]} |
 
-The VAE's latents are {side}x{side}x{channels}, each channel of deviation one. So few cannot hold the finest detail of real tissue, and
-more of them are more than so small a U-Net learns in the time (docs/RESULTS.md).
+The VAE's latents are {side}x{side}x{channels}. Its first {learned} channels restore the image alone and have deviation one; the others hold the finest
+detail and have a quarter of it. The U-Net predicts the image, and was trained on those {learned}: of detail it says nothing (zero) until
+a fine-tuning learns what can be told of it.
 
 ## Limits
 
@@ -96,6 +97,7 @@ def assemble_foundation(
             tones=number_words(len(TONES)),
             side=96 // 2 ** (len(final["channels"]) - 1),
             channels=final["latent_channels"],
+            learned=recipe["diffusion"]["learned_channels"],
             vit=vit,
             resnet=resnet,
             base=base,
