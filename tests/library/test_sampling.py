@@ -13,12 +13,12 @@ from histoprompt.diffusion import (
     encode_prompts,
     load_unet,
     load_vae,
-    norms_in_single_precision,
     open_pipeline,
     scheduler_config,
 )
 from histoprompt.errors import InputError
 from histoprompt.files import folder_manifest, read_csv, read_json, sha256, write_json
+from histoprompt.precision import mend_half_precision
 from histoprompt.sampling import generate_images, image_noise, image_seed, make_scheduler, sample_latents, verify_model
 
 CPU = torch.device("cpu")
@@ -230,14 +230,14 @@ def test_a_schedule_that_ends_in_pure_noise_is_followed(name: str) -> None:
         make_scheduler("pndm", {"prediction_type": "sample"})
 
 
-def test_group_norms_in_single_precision_lose_nothing(pipeline_folder: Path) -> None:
+def test_mended_half_precision_loses_nothing(pipeline_folder: Path) -> None:
     unet = load_unet(open_pipeline(pipeline_folder, None), CPU).eval()
     sample, states = torch.randn(2, 4, 4, 4), torch.randn(2, 12, 16)
     with torch.no_grad():
         exact = unet(sample, 500, states).sample
         with torch.autocast("cpu", torch.bfloat16):
             plain = unet(sample, 500, states).sample
-            norms_in_single_precision(unet)
+            mend_half_precision(unet)
             ours = unet(sample, 500, states).sample
         torch.testing.assert_close(unet(sample, 500, states).sample, exact)
     assert (ours - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()

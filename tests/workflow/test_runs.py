@@ -67,7 +67,7 @@ def test_the_results_are_there(project):
 
 
 def test_a_guidance_sweep_is_a_table_and_a_figure(project):
-    result = project.run("--cores", "2", *STUDY, "sweep_guidance")
+    result = project.run("sweep_guidance", "--cores", "2", *STUDY)
     assert result.returncode == 0, result.stdout
     assert "finetune_diffusion" not in result.stdout
     table = pd.read_csv(project.folder / "results/mini/guidance.csv")

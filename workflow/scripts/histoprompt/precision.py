@@ -31,7 +31,8 @@ def _plain(attention: Any) -> bool:
 
 
 def _norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    return group_norm(x.float(), norm.num_groups, norm.weight, norm.bias, norm.eps).to(x.dtype)
+    weight, bias = norm.weight.float(), norm.bias.float()  # frozen weights may be of half precision themselves
+    return group_norm(x.float(), norm.num_groups, weight, bias, norm.eps).to(x.dtype)
 
 
 class _SinglePrecisionAttention(AttnProcessor2_0):  # type: ignore[misc]

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 _ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
@@ -44,3 +47,8 @@ def save_adapters(unet: UNet2DConditionModel, folder: Path) -> None:
     config = {key: sorted(v) if isinstance(v, set) else v for key, v in unet.peft_config["default"].to_dict().items()}
     # Without the metadata alpha is lost, and every reader takes it for the rank.
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=config)
+    # safetensors writes several entries of metadata in any order; one entry alone gives the same bytes every time.
+    (file,) = folder.glob("*.safetensors")
+    with safe_open(file, "pt") as saved:
+        metadata = saved.metadata()
+    save_file(load_file(file), file, {LORA_ADAPTER_METADATA_KEY: metadata[LORA_ADAPTER_METADATA_KEY]})
