@@ -18,14 +18,16 @@ help:
 	@echo "make lock   pin the newest versions (network)"
 	@echo "make clean  remove results and caches, after asking"
 
+# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every job would spend ten
+# seconds on compiling its imports.
 install: $(INSTALLED)
 
 $(INSTALLED): envs/uv.txt envs/requirements.txt envs/adamw8bit.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "histoprompt needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module does not work: install it (Debian and Ubuntu: apt install python3-venv), then run make again"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r envs/requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target .venv/adamw8bit -r envs/adamw8bit.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r envs/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --no-deps --target .venv/adamw8bit -r envs/adamw8bit.txt
 	@touch $@
 
 demo: $(INSTALLED)
