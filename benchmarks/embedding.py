@@ -11,19 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measuring import ROOT, in_turn, report
+from measuring import in_turn, options_of, report, write_phantom
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "resources/foundation/dino-vit")
+    parser = options_of(__doc__, model="dino-vit", batch_size=100)
     parser.add_argument("--patches", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(options, Path(folder))
@@ -37,11 +32,9 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
     from histoprompt.embedding import embed_batches, load_encoder
     from histoprompt.patches import PatchFile
-    from histoprompt.phantom.generate import make_phantom
 
     torch.set_num_threads(options.threads)
-    wanted = {"split": "train", "slides": 4, "seed": 1, "patch_size": 96, "classes": ["healthy", "cancer"]}
-    make_phantom(folder / "train.h5", folder / "train.csv", patches=options.patches, **wanted)
+    source = write_phantom(folder, options.patches)
     device = torch.device(options.device)
     encoder = load_encoder(options.model, None, device=device, dtype=options.dtype)
     processor = AutoImageProcessor.from_pretrained(options.model)
@@ -54,13 +47,13 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         return options.patches / (time.perf_counter() - started)
 
     def ours():
-        with PatchFile(folder / "train.h5") as patches:
+        with PatchFile(source) as patches:
             for _, part in embed_batches(encoder, patches, options.batch_size):
                 yield part
 
     @torch.inference_mode()
     def theirs():
-        with PatchFile(folder / "train.h5") as patches:
+        with PatchFile(source) as patches:
             for start in range(0, options.patches, options.batch_size):
                 images = [Image.fromarray(image) for image in patches.read(start, start + options.batch_size)]
                 output = network(**processor(images, return_tensors="pt").to(device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import statistics
@@ -11,10 +13,43 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "workflow/scripts"
 sys.path.insert(0, str(LIBRARY))
+
+
+def options_of(description: str, *, model: str, batch_size: int) -> argparse.ArgumentParser:
+    """What every comparison can be told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "resources/foundation" / model)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser
+
+
+def write_phantom(folder: Path, patches: int) -> Path:
+    """A file of phantom patches, and their table beside it."""
+    from histoprompt.phantom.generate import make_phantom
+
+    wanted = {"split": "train", "slides": 4, "seed": 1, "patch_size": 96, "classes": ["healthy", "cancer"]}
+    make_phantom(folder / "train.h5", folder / "train.csv", patches=patches, **wanted)
+    return folder / "train.h5"
+
+
+def stage_command(module: str, function: str, paths: list[Any], keywords: dict[str, Any]) -> list[str]:
+    """One of our stages in a process of its own."""
+    code = f"import json, sys; from {module} import {function}; job = json.loads(sys.argv[1]); {function}(*job[0], **job[1])"
+    return [sys.executable, "-c", code, json.dumps([paths, keywords], default=str)]
+
+
+def rate_of(command_of: Callable[[int], list[str]], counts: tuple[int, int], images_each: int, threads: int) -> float:
+    """Images a second: the same process with few batches and with more; the difference is batches alone."""
+    few, more = (seconds_of(command_of(count), threads) for count in counts)
+    return (counts[1] - counts[0]) * images_each / (more - few)
 
 
 def seconds_of(command: list[str], threads: int) -> float:

@@ -12,14 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from measuring import ROOT, in_turn, report, seconds_of
+from measuring import in_turn, options_of, rate_of, report, stage_command
 
-OURS = """
-import json, sys
-from histoprompt.sampling import generate_images
-job = json.loads(sys.argv[1])
-generate_images(*job["paths"], **job["keywords"])
-"""
 THEIRS = """
 import json, sys
 from pathlib import Path
@@ -44,18 +38,13 @@ for start in range(0, job["images"], job["batch_size"]):
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=ROOT / "resources/foundation/diffusion")
+    parser = options_of(__doc__, model="diffusion", batch_size=50)
     parser.add_argument("--resolution", type=int, default=96)
-    parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--batches", type=int, nargs=2, default=(1, 4), help="few and more")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--scheduler", choices=["dpm++", "unipc", "ddim", "pndm"], default="dpm++")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = in_turn(
@@ -72,8 +61,8 @@ def main() -> None:
 
 def rate(options: argparse.Namespace, command_of, folder: Path) -> float:
     """Images a second."""
-    few, more = (seconds_of(command_of(options, n * options.batch_size, folder), options.threads) for n in options.batches)
-    return (options.batches[1] - options.batches[0]) * options.batch_size / (more - few)
+    size = options.batch_size
+    return rate_of(lambda batches: command_of(options, batches * size, folder), options.batches, size, options.threads)
 
 
 def our_command(options: argparse.Namespace, images: int, folder: Path) -> list[str]:
@@ -87,7 +76,7 @@ def our_command(options: argparse.Namespace, images: int, folder: Path) -> list[
     keywords = {"model": str(options.model), "revision": None, "settings": settings, "shard": 0, "seed": 1}
     keywords |= {"device": options.device, "threads": options.threads, "resolution": options.resolution}
     paths = [str(out / "prompts.csv"), None, str(out / "manifest.csv"), str(out / "timing.json")]
-    return [sys.executable, "-c", OURS, json.dumps({"paths": paths, "keywords": keywords})]
+    return stage_command("histoprompt.sampling", "generate_images", paths, keywords)
 
 
 def their_command(options: argparse.Namespace, images: int, folder: Path) -> list[str]:

@@ -16,30 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from measuring import ROOT, in_turn, report, seconds_of
+from measuring import ROOT, in_turn, options_of, rate_of, report, stage_command, write_phantom
 from PIL import Image
-
-OURS = """
-import json, sys
-from histoprompt.finetune import finetune_diffusion
-job = json.loads(sys.argv[1])
-finetune_diffusion(*job["paths"], **job["keywords"])
-"""
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, model="diffusion", batch_size=32)
     parser.add_argument("--peer", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=ROOT / "resources/foundation/diffusion")
     parser.add_argument("--resolution", type=int, default=96)
-    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, nargs=2, default=(4, 16), help="few and more")
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(options, Path(folder))
@@ -48,15 +36,13 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """Prepare 64 phantom patches for both, then let them take turns."""
     from histoprompt.latents import encode_latents
-    from histoprompt.phantom.generate import make_phantom
 
-    wanted = {"split": "train", "patches": 64, "slides": 4, "seed": 1, "patch_size": 96, "classes": ["healthy", "cancer"]}
-    make_phantom(folder / "train.h5", folder / "train.csv", **wanted)
+    write_phantom(folder, 64)
     images = prepare(folder)
     started = time.perf_counter()
     encode_latents(
         [folder / "train.h5"],
-        [folder / "kept.csv"],
+        [folder / "prompts.csv"],
         [folder / "latents.npy"],
         [folder / "rows.csv"],
         model=options.model,
@@ -70,14 +56,10 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     encoding = time.perf_counter() - started
 
     def rate(command_of) -> float:
-        few, more = (seconds_of(command_of(steps), options.threads) for steps in options.steps)
-        return (options.steps[1] - options.steps[0]) * options.batch_size / (more - few)
+        return rate_of(lambda steps: command_of(options, folder, steps), options.steps, options.batch_size, options.threads)
 
     found = in_turn(
-        {
-            "histoprompt": lambda: rate(lambda steps: our_command(options, folder, steps)),
-            "train_text_to_image.py": lambda: rate(lambda steps: their_command(options, folder, steps)),
-        },
+        {"histoprompt": lambda: rate(our_command), "train_text_to_image.py": lambda: rate(their_command)},
         options.rounds,
     )
     report(
@@ -107,7 +89,6 @@ def prepare(folder: Path) -> list[Path]:
     lines = [json.dumps({"file_name": image.name, "text": text}) for image, text in zip(images, captions, strict=True)]
     (folder / "images/metadata.jsonl").write_text("\n".join(lines))
     rows = np.arange(len(images))
-    pd.DataFrame({"kept": True}, index=rows).to_csv(folder / "kept.csv", index=False)
     pd.DataFrame({"row": rows, "prompt": captions}).to_csv(folder / "prompts.csv", index=False)
     pd.DataFrame({"row": rows[:1], "prompt": captions[:1]}).to_csv(folder / "valid.csv", index=False)
     return images
@@ -125,8 +106,7 @@ def our_command(options: argparse.Namespace, folder: Path, steps: int) -> list[s
     outputs = [out / name for name in ("manifest.json", "history.csv", "training.png", "timing.json")]
     keywords = {"model": str(options.model), "revision": None, "settings": settings, "seed": 1, "device": options.device}
     keywords |= {"state_folder": str(out / "state"), "board_folder": None, "threads": options.threads}
-    job = {"paths": [str(path) for path in [*tables, *outputs]], "keywords": keywords}
-    return [sys.executable, "-c", OURS, json.dumps(job)]
+    return stage_command("histoprompt.finetune", "finetune_diffusion", [*tables, *outputs], keywords)
 
 
 def their_command(options: argparse.Namespace, folder: Path, steps: int) -> list[str]:

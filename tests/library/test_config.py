@@ -169,8 +169,24 @@ def test_folders_that_are_no_models(config, models):
     (models / "diffusion/unet").rmdir()
     assert "no unet in it" in message(config)
     (models / "diffusion/unet").mkdir()
-    (models / "diffusion/vae/config.json").write_text("[")
-    assert "no readable autoencoder configuration" in message(config)
+
+
+@pytest.mark.parametrize("name", ["vae/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"])
+@pytest.mark.parametrize("content", ["[", "[]"])
+def test_a_model_whose_configuration_cannot_be_read(config, models, name, content):
+    (models / "diffusion/text_encoder/config.json").write_text("{}")
+    (models / "diffusion" / name).write_text(content)
+    assert all(part in message(config) for part in (str(models / "diffusion" / name), "no usable configuration"))
+
+
+def test_a_scheduler_that_cannot_follow_the_model():
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())  # the shipped models
+    config["generator"]["sampling"]["scheduler"] = "pndm"
+    text = message(config)
+    assert all(part in text for part in ("`generator.sampling.scheduler` of config/mine.yaml", "pndm, for a base model"))
+    config["generator"]["sampling"]["scheduler"] = "ddim"
+    config["arms"]["label"]["sampling"] = {"scheduler": "pndm"}
+    assert "`arms.label.sampling.scheduler`" in message(config)
 
 
 def test_a_prompt_longer_than_the_text_encoder_takes(config, models):

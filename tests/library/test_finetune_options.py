@@ -108,7 +108,13 @@ def test_adapters_train_alone_and_are_merged(inputs: Path, pipeline_folder: Path
 
 
 @pytest.mark.parametrize(
-    "change", [{"lora": LORA}, {"lora": LORA, "precision": "bf16", "ema_decay": None}, {"accumulation": 2}]
+    "change",
+    [
+        {"lora": LORA},
+        {"lora": LORA, "precision": "bf16", "ema_decay": None},
+        {"accumulation": 2},
+        {"optimizer": "adamw8bit", "learning_rate": 1e-3},
+    ],
 )
 def test_every_kind_of_run_goes_on_to_the_same_bytes(
     inputs: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
@@ -234,20 +240,27 @@ def test_two_processes_learn_what_one_does(inputs: Path, pipeline_folder: Path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["arm"]
 
 
+def saved_steps(state: Path) -> list[int]:
+    return [read_json(path)["step"] for path in state.glob("*/step-*/state.json")]
+
+
 def test_two_processes_stop_together_and_one_goes_on(inputs: Path, pipeline_folder: Path, tmp_path: Path) -> None:
-    process = launched(inputs, pipeline_folder, tmp_path / "arm", 2, steps=4000)
-    states = tmp_path / "state"
-    for _ in range(600):
-        if list(states.glob("*/step-*/state.json")):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=60)[1].decode()
-    assert process.returncode not in (0, None)
-    assert "the same command goes on from it" in errors
-    (saved,) = states.glob("*/step-*")
-    step = int(saved.name.removeprefix("step-"))
-    assert step >= 4 and read_json(saved / "state.json")["step"] == step
+    def run_until_saved(processes: int, after: int) -> int:
+        process = launched(inputs, pipeline_folder, tmp_path / "arm", processes, steps=4000)
+        for _ in range(600):
+            if any(step > after for step in saved_steps(tmp_path / "state")):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        errors = process.communicate(timeout=60)[1].decode()
+        assert process.returncode not in (0, None)
+        assert "the same command goes on from it" in errors
+        (step,) = saved_steps(tmp_path / "state")
+        return step
+
+    both = run_until_saved(2, after=0)
+    assert both >= 4
+    assert run_until_saved(1, after=both) > both
 
 
 def test_processes_are_shared_among_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,7 @@ def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
     assert read_json(tmp_path / "diffusion.json")["steps"] == 2
     assert AutoModel.from_pretrained(tmp_path / "vit").config.hidden_size == 24
     assert AutoModel.from_pretrained(tmp_path / "resnet").config.hidden_sizes == [8, 8, 8, 8]
+    assert not [path for path in tmp_path.glob("*/**/config.json") if "_name_or_path" in path.read_text()]
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "diffusion", torch_dtype=torch.float32)
     picture = pipeline("Histology image of pink tissue", num_inference_steps=2, height=96, width=96).images[0]
     assert picture.size == (96, 96)
@@ -214,6 +215,7 @@ def test_shipped_models_are_small_and_are_what_their_manifest_says():
     assert found == manifest
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 24e6
     assert {path.suffix for path in SHIPPED.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".txt", ".md", ".sha256"}
+    assert not [path for path in SHIPPED.rglob("*.json") if "_name_or_path" in path.read_text()]
 
 
 def test_the_shipped_text_encoder_tells_all_prompts_apart():

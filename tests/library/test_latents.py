@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import patch_images, write_kept, write_patch_file
+from tiny import patch_images, write_patch_file
 
 from histoprompt.diffusion import load_vae, open_pipeline, to_pixels
 from histoprompt.errors import InputError
@@ -13,23 +13,22 @@ from histoprompt.latents import encode_latents, psnr, reconstruct_patches
 from histoprompt.patches import PatchFile
 from histoprompt.resizing import resize_images
 
-KEPT = [i not in (1, 6) for i in range(11)]
+ROWS = [i for i in range(11) if i not in (1, 6)]
 
 
-def encode(folder: Path, model: Path, kept: list[bool] = KEPT, name: str = "latents", **changes: object) -> np.ndarray:
-    patches = write_patch_file(folder / "patches.h5", len(KEPT))
+def encode(folder: Path, model: Path, wanted: list[int] = ROWS, name: str = "latents", **changes: object) -> np.ndarray:
+    patches = write_patch_file(folder / "patches.h5", 11)
+    pd.DataFrame({"row": wanted, "cluster": 0}).to_csv(folder / "subset.csv", index=False)
     settings = {"resolution": 32, "flip": False, "batch_size": 4, "device": "cpu", "threads": 1} | changes
     latents, rows = folder / f"{name}.npy", folder / f"{name}.rows.csv"
-    encode_latents(
-        [patches], [write_kept(folder / "kept.csv", kept)], [latents], [rows], model=model, revision=None, **settings
-    )
+    encode_latents([patches], [folder / "subset.csv"], [latents], [rows], model=model, revision=None, **settings)
     return np.load(latents, allow_pickle=False)
 
 
 def test_moments_are_the_autoencoders_and_unscaled(pipeline_folder: Path, tmp_path: Path) -> None:
     latents = encode(tmp_path, pipeline_folder)
     rows = read_csv(tmp_path / "latents.rows.csv")["row"].tolist()
-    assert rows == [i for i, keep in enumerate(KEPT) if keep]
+    assert rows == ROWS
     assert (latents.shape, latents.dtype) == ((9, 1, 8, 4, 4), np.float16)
     vae = load_vae(open_pipeline(pipeline_folder, None), torch.device("cpu"))
     for place, row in enumerate(rows):
@@ -54,7 +53,7 @@ def test_latents_depend_neither_on_the_neighbours_nor_on_the_run(pipeline_folder
     encode(tmp_path, pipeline_folder)
     assert (tmp_path / "latents.npy").read_bytes() == first
     # Other neighbours and another place in the batch, the last batch short.
-    alone = encode(tmp_path, pipeline_folder, kept=[i in (4, 10) for i in range(11)], name="few")
+    alone = encode(tmp_path, pipeline_folder, wanted=[10, 4], name="few")
     np.testing.assert_array_equal(alone, latents[[3, 8]])
     np.testing.assert_allclose(encode(tmp_path, pipeline_folder, name="other", batch_size=9), latents, atol=2e-3, rtol=2e-3)
 
@@ -93,10 +92,10 @@ def test_shrinking_averages_over_areas() -> None:
 
 
 def test_tables_that_do_not_belong_together_are_refused(pipeline_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="10 rows for 11 patches"):
-        encode(tmp_path, pipeline_folder, kept=KEPT[:10])
-    with pytest.raises(InputError, match="no patch is kept"):
-        encode(tmp_path, pipeline_folder, kept=[False] * 11)
+    with pytest.raises(InputError, match=r"(?s)rows 2 to 11.*which has 11 patches"):
+        encode(tmp_path, pipeline_folder, wanted=[11, 2])
+    with pytest.raises(InputError, match="no row"):
+        encode(tmp_path, pipeline_folder, wanted=[])
     with pytest.raises(InputError, match="multiple of 8"):
         encode(tmp_path, pipeline_folder, resolution=30)
     assert not list(tmp_path.glob("*.npy"))

@@ -119,12 +119,6 @@ def write_patch_file(path: Path, count: int, size: int = RESOLUTION, seed: int =
     return path
 
 
-def write_kept(path: Path, kept: list[bool]) -> Path:
-    """A table of the outlier filter."""
-    pd.DataFrame({"id": [f"p{i}" for i in range(len(kept))], "label": 0, "kept": kept, "reasons": ""}).to_csv(path, index=False)
-    return path
-
-
 def write_generate(path: Path, count: int) -> Path:
     """Prompts of `count` images to generate."""
     numbers = np.arange(count)

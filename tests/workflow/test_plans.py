@@ -93,7 +93,7 @@ def test_the_slurm_profile(project):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_gpus_are_asked_for_where_one_is_used(project, device):
-    result = project.run("-n", "--config", f"device={device}", "--", "results/demo/latents/train.npy")
+    result = project.run("-n", "--config", f"device={device}", "--", "results/demo/latents/dino/k12/train.npy")
     assert result.returncode == 0, result.stdout
     assert ("gpu=1" in result.stdout) == (device == "cuda")
 

@@ -139,7 +139,7 @@ def test_another_base_model_reruns_the_generator_alone(project, edited):
     edited("models/pipeline/unet/config.json", lambda text: text + "\n")
     plan = project.planned(*STUDY)
     assert {
-        "encode_latents",
+        "encode_latents tiny, 3",
         "reconstruct_patches",
         "finetune_diffusion morphology",
         "generate_images pretrained, 0",

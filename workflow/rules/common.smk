@@ -80,11 +80,19 @@ def of_image_set(key):
 
 
 def clusters_of_arm(file):
-    """A file of the clustering from which the wildcards' arm takes its prompts."""
+    """A file of the clustering from which the wildcards' arm takes its training images and its prompts."""
+    return of_clustering("clusters", file)
 
+
+def latents_of_arm(file):
+    """A file of the latents of the arm's training images, which arms of the same clustering share."""
+    return of_clustering("latents", file)
+
+
+def of_clustering(folder, file):
     def path(wildcards):
         settings = arm_settings(config, wildcards.arm)
-        return f"results/{wildcards.study}/clusters/{settings['encoder']}/k{settings['k']}/{file}"
+        return f"results/{wildcards.study}/{folder}/{settings['encoder']}/k{settings['k']}/{file}"
 
     return path
 

@@ -8,14 +8,14 @@ ENCODED = ["train", "valid"]
 rule encode_latents:
     input:
         patches=collect("results/{{study}}/patches/{split}.h5", split=ENCODED),
-        kept=collect("results/{{study}}/patches/{split}.kept.csv", split=ENCODED),
+        subsets=collect("results/{{study}}/clusters/{{encoder}}/k{{k}}/subset.{split}.csv", split=ENCODED),
     output:
-        latents=collect("results/{{study}}/latents/{split}.npy", split=ENCODED),
-        rows=collect("results/{{study}}/latents/{split}.rows.csv", split=ENCODED),
+        latents=collect("results/{{study}}/latents/{{encoder}}/k{{k}}/{split}.npy", split=ENCODED),
+        rows=collect("results/{{study}}/latents/{{encoder}}/k{{k}}/{split}.rows.csv", split=ENCODED),
     log:
-        "results/{study}/logs/encode_latents.log",
+        "results/{study}/logs/encode_latents/{encoder}/k{k}.log",
     benchmark:
-        "results/{study}/benchmarks/encode_latents.tsv"
+        "results/{study}/benchmarks/encode_latents/{encoder}/k{k}.tsv"
     conda:
         "../../envs/histoprompt.yaml"
     threads: THREADS
@@ -69,10 +69,10 @@ rule finetune_diffusion:
     input:
         train="results/{study}/prompts/{arm}.train.csv",
         valid="results/{study}/prompts/{arm}.valid.csv",
-        latents_train="results/{study}/latents/train.npy",
-        rows_train="results/{study}/latents/train.rows.csv",
-        latents_valid="results/{study}/latents/valid.npy",
-        rows_valid="results/{study}/latents/valid.rows.csv",
+        latents_train=latents_of_arm("train.npy"),
+        rows_train=latents_of_arm("train.rows.csv"),
+        latents_valid=latents_of_arm("valid.npy"),
+        rows_valid=latents_of_arm("valid.rows.csv"),
     output:
         manifest="results/{study}/models/{arm}/manifest.json",
         history="results/{study}/models/{arm}/history.csv",

@@ -1,4 +1,4 @@
-"""Encode the kept patches of the train and valid split once, for every arm."""
+"""Encode the training and validation images once, for every arm that is trained on them."""
 
 from histoprompt.job import job
 from histoprompt.latents import encode_latents
@@ -7,7 +7,7 @@ if __name__ == "__main__":
     with job(snakemake.log[0], "encode_latents"):
         encode_latents(
             snakemake.input.patches,
-            snakemake.input.kept,
+            snakemake.input.subsets,
             snakemake.output.latents,
             snakemake.output.rows,
             model=snakemake.params.model,

@@ -13,6 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from histoprompt.errors import InputError
+from histoprompt.schedulers import check_scheduler
 from histoprompt.words import number_words
 
 DOWNLOADED_PCAM = "resources/pcam"
@@ -398,16 +399,11 @@ class _Checker:
                 expected=f"a text-to-image pipeline with the folders {', '.join(parts)}",
                 remedy="name the folder of a whole StableDiffusionPipeline",
             )
-        vae = folder / "vae" / "config.json"
-        try:
-            factor = 2 ** (len(json.loads(vae.read_text())["block_out_channels"]) - 1)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                vae,
-                found=f"no readable autoencoder configuration ({error!r})",
-                expected="the config.json of an AutoencoderKL",
-                remedy="name the folder of a whole StableDiffusionPipeline as `generator.model`",
-            ) from error
+        vae = folder / "vae/config.json"
+        channels = _model_config(vae).get("block_out_channels")
+        if not isinstance(channels, list):
+            raise _unreadable(vae, "no block_out_channels")
+        factor = 2 ** (len(channels) - 1)
         if resolution % factor:
             self.refuse(
                 "generator.resolution",
@@ -419,19 +415,11 @@ class _Checker:
     def check_schedulers(self, folder: Path) -> None:
         """Stable Diffusion's own scheduler does not know every kind of model; the others do."""
         scheduler = folder / "scheduler/scheduler_config.json"
-        base = json.loads(scheduler.read_text()) if scheduler.is_file() else {}
-        if not (base.get("rescale_betas_zero_snr") or base.get("prediction_type") == "sample"):
-            return
+        base = _model_config(scheduler) if scheduler.is_file() else {}
         for arm, entry in self.config["arms"].items():
-            if arm_settings(self.config, arm)["sampling"]["scheduler"] == "pndm":
-                self.refuse(
-                    f"arms.{arm}.sampling.scheduler"
-                    if "scheduler" in entry.get("sampling", {})
-                    else "generator.sampling.scheduler",
-                    found=f"pndm, for {folder}, which predicts images or whose noise schedule ends in pure noise",
-                    expected="a scheduler that knows such a model",
-                    remedy="choose dpm++, unipc or ddim",
-                )
+            key = f"arms.{arm}.sampling" if "scheduler" in entry.get("sampling", {}) else "generator.sampling"
+            name = arm_settings(self.config, arm)["sampling"]["scheduler"]
+            check_scheduler(name, base, f"config key `{key}.scheduler` of {self.study_file}, for {folder}")
 
     def check_prompt_lengths(self, folder: Path) -> None:
         """Every arm's prompts against a local pipeline's text encoder; for other models training checks them first."""
@@ -440,9 +428,12 @@ class _Checker:
             return
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(file))
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise _unreadable(file, str(error)) from error
         tokenizer.no_truncation()
-        limit = json.loads(encoder.read_text())["max_position_embeddings"]
+        limit = int(_model_config(encoder).get("max_position_embeddings", 77))  # what CLIP's configuration may leave out
         for arm in self.config["arms"]:
             settings = arm_settings(self.config, arm)
             kind = "label" if settings["prompts"] == "label" else "morphology"
@@ -457,6 +448,26 @@ class _Checker:
                             expected=f"at most {limit} tokens, beginning and end included: the rest would be cut off",
                             remedy="shorten the template, or the words of `data.classes`",
                         )
+
+
+def _model_config(path: Path) -> dict[str, Any]:
+    """A JSON object of a model's folder."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path, f"a {type(content).__name__}")
+    return content
+
+
+def _unreadable(path: Path, why: str) -> InputError:
+    return InputError(
+        path,
+        found=f"no usable configuration ({why})",
+        expected="this file as `save_pretrained` of a StableDiffusionPipeline writes it",
+        remedy="save the pipeline again, or name another folder as `generator.model`",
+    )
 
 
 def _deepest(error: ValidationError) -> ValidationError:

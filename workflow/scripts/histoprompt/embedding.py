@@ -77,11 +77,10 @@ class Preprocessing:
         if pixels.shape[2:] != (self.height, self.width):
             # Anti-aliasing also chooses Pillow's cubic kernel (a = -0.5), with which these models were trained, also where a
             # patch grows and nothing is averaged. A CPU resizes bytes seven times faster than floats, and like a processor.
-            if device.type != "cpu":
-                pixels = pixels.float()
-            pixels = interpolate(pixels, (self.height, self.width), mode=self.mode, antialias=True)
-            if device.type != "cpu":
-                pixels = pixels.round().clamp(0, 255)
+            pixels = pixels if device.type == "cpu" else pixels.float()
+            pixels = (
+                interpolate(pixels, (self.height, self.width), mode=self.mode, antialias=True).float().round().clamp(0, 255)
+            )
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
         return torch.addcmul(-mean / std, pixels.float(), self.factor / std)
 
@@ -225,15 +224,14 @@ def embed_images(
 
 def embed_batches(encoder: Encoder, images: PatchFile, batch_size: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yield (first row, features) of the images, batch by batch; the next batch is read while one is computed."""
-    starts = range(0, len(images), batch_size)
+    chunks = images.chunks(batch_size)
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(images.read, 0, batch_size)
-        for start in starts:
-            batch = ahead.result()
-            ahead = reader.submit(images.read, start + batch_size, start + 2 * batch_size)
-            count = len(batch)
-            filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - count, axis=0)])
-            yield start, embed(encoder, filled)[:count]
+        ahead = reader.submit(next, chunks, None)
+        while chunk := ahead.result():
+            ahead = reader.submit(next, chunks, None)
+            start, batch = chunk
+            filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
+            yield start, embed(encoder, filled)[: len(batch)]
 
 
 def _no_encoder(folder: Path, found: str) -> InputError:

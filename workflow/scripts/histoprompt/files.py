@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from histoprompt.errors import InputError
+
+if TYPE_CHECKING:  # the library takes a second to import, and half of the jobs have no table
+    import pandas as pd
 
 
 @contextmanager
@@ -26,19 +27,20 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         if path.is_dir():
-            _remove(path)
+            remove(path)
         os.replace(temporary, path)
     except OSError as error:
         raise _with_advice(path, error) from error
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder, if it is there; of a link, the link alone."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -102,6 +104,8 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
 
 def read_csv(path: str | Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     """Read a table; `columns` must be there. Identifiers and prompts stay text, and an empty field is empty text."""
+    import pandas as pd
+
     text = dict.fromkeys(("id", "slide", "reasons", "prompt", "file", "sha256", "morphology", "stain"), str)
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in ("distance",)})

@@ -19,7 +19,7 @@ from torch import Tensor
 from histoprompt.devices import resolve_device
 from histoprompt.diffusion import Images, Pipeline, check_prompts, open_pipeline, timing_report
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, read_json, sha256, write_csv, write_json
+from histoprompt.files import atomic, folder_manifest, read_json, sha256, write_csv, write_json
 from histoprompt.training.board import Board
 from histoprompt.training.examples import Examples
 from histoprompt.training.settings import FinetuneSettings
@@ -108,9 +108,9 @@ def finetune_diffusion(
     state = StateFolder(state_folder, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
     accelerator = Accelerator(cpu=place.type == "cpu", mixed_precision=options.precision)
     first = accelerator.is_main_process
-    with accelerator.main_process_first():
-        if first:
-            state.tidy()
+    if first:
+        state.tidy()
+    accelerator.wait_for_everyone()
     board = Board(board_folder if first else None, step=state.step())
     try:
         trainer = Trainer(base, train, valid, options, seed, accelerator, state, board)
@@ -147,7 +147,7 @@ def finetune_diffusion(
             "steps": options.steps,
             "resolution": train.shape[-1] * base.factor,
             "base": base_files,
-            "pipeline": {p.relative_to(pipeline).as_posix(): sha256(p) for p in sorted(pipeline.rglob("*")) if p.is_file()},
+            "pipeline": folder_manifest(pipeline),
         },
     )
     state.discard()

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
@@ -43,9 +43,7 @@ def job(log: str | Path, name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        print(error, file=sys.stderr, flush=True)
-        say(f"\n{name} cannot go on:\n{error}\n")
-        raise SystemExit(1) from None
+        _end(error, name)
     except Exception:
         traceback.print_exc()  # into the log; Python repeats it on the terminal
         raise
@@ -79,10 +77,15 @@ def inside_job(*, speaks: bool) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        print(error, file=sys.stderr, flush=True)
-        if speaks:
-            say(f"\n{os.environ.get(_JOB_NAME, 'this job')} cannot go on:\n{error}\n")
-        raise SystemExit(1) from None
+        _end(error, os.environ.get(_JOB_NAME, "this job") if speaks else None)
+
+
+def _end(error: InputError, speaker: str | None) -> NoReturn:
+    """The message, in the log and, where this process is the one that speaks, on the terminal."""
+    print(error, file=sys.stderr, flush=True)
+    if speaker:
+        say(f"\n{speaker} cannot go on:\n{error}\n")
+    raise SystemExit(1) from None
 
 
 def say(line: str) -> None:

@@ -25,7 +25,7 @@ _PERFECT = 100.0  # dB, for a patch that comes back without any error, where PSN
 
 def encode_latents(
     patches_h5: Sequence[str | Path],
-    kept_csv: Sequence[str | Path],
+    subset_csv: Sequence[str | Path],
     latents_npy: Sequence[str | Path],
     rows_csv: Sequence[str | Path],
     *,
@@ -37,14 +37,15 @@ def encode_latents(
     device: str,
     threads: int,
 ) -> None:
-    """Encode the kept patches of some splits into the moments of the autoencoder's posterior, before the U-Net's scaling.
+    """Encode the training images of some splits into the moments of the autoencoder's posterior, before the U-Net's scaling.
 
-    Training draws from the posterior anew in every step, so caching the moments changes nothing statistically.
+    Training draws from the posterior anew in every step, so caching the moments changes nothing statistically. Of a large data
+    set only what is trained on is encoded: 20,000 of PCam's 262,144 patches in the paper's study.
 
     Parameters
     ----------
-    patches_h5, kept_csv : each split's patches and which of them are kept.
-    latents_npy : written, one a split: float16 (kept, 1 or 2, 2z, h, w); mean and log variance, as the patch is and, with
+    patches_h5, subset_csv : each split's patches, and a table whose column `row` says which of them to encode.
+    latents_npy : written, one a split: float16 (rows, 1 or 2, 2z, h, w); mean and log variance, as the patch is and, with
         `flip`, mirrored left to right.
     rows_csv : written, one a split: `row`, the row of `patches_h5` behind each entry of `latents_npy`.
     model, revision : of the pipeline; its autoencoder alone is loaded.
@@ -53,7 +54,7 @@ def encode_latents(
 
     Raises
     ------
-    InputError : the model or the resolution cannot be used, no patch is kept, or the tables do not belong together.
+    InputError : the model or the resolution cannot be used, or a table names no patch or one that is not there.
     """
     torch.set_num_threads(threads)
     pipeline = open_pipeline(model, revision)
@@ -68,32 +69,25 @@ def encode_latents(
             moments = [torch.cat(_moments(vae, view, resolution, batch_size), 1) for view in views]
             yield torch.stack(moments, 1).half().cpu().numpy()
 
-    for source, table, latents, written in zip(patches_h5, kept_csv, latents_npy, rows_csv, strict=True):
+    for source, table, latents, written in zip(patches_h5, subset_csv, latents_npy, rows_csv, strict=True):
         with PatchFile(source) as patches:
-            rows = _kept_rows(table, patches, source)
+            rows = _rows_of(table, patches, source)
             _write_array(
                 latents, batches(patches, rows), (len(rows), 2 if flip else 1, 2 * pipeline.latent_channels, side, side)
             )
         write_csv(written, pd.DataFrame({"row": rows}))
 
 
-def _kept_rows(kept_csv: str | Path, patches: PatchFile, patches_h5: str | Path) -> npt.NDArray[np.int64]:
-    kept = read_csv(kept_csv, ("kept",))["kept"].to_numpy(bool)
-    if len(kept) != len(patches):
+def _rows_of(subset_csv: str | Path, patches: PatchFile, patches_h5: str | Path) -> npt.NDArray[np.int64]:
+    rows = np.unique(read_csv(subset_csv, ("row",))["row"].to_numpy(np.int64))
+    if not len(rows) or rows[0] < 0 or rows[-1] >= len(patches):
         raise InputError(
-            kept_csv,
-            found=f"{len(kept)} rows for {len(patches)} patches of {patches_h5}",
-            expected="a row for every patch",
+            subset_csv,
+            found=f"rows {rows[0]} to {rows[-1]}" if len(rows) else "no row",
+            expected=f"rows of {patches_h5}, which has {len(patches)} patches",
             remedy="delete it and run the same command again",
         )
-    if not kept.any():
-        raise InputError(
-            kept_csv,
-            found="no patch is kept",
-            expected="patches that pass the outlier filter",
-            remedy="look at the reasons in this file; correct the data or the thresholds under `outliers`",
-        )
-    return np.flatnonzero(kept)
+    return rows
 
 
 def reconstruct_patches(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def run_stage(
     job_file = Path(job_file)
     with atomic(job_file) as temporary:
         content = {"stage": [stage.__module__, stage.__qualname__], "arguments": arguments, "keywords": keywords}
-        temporary.write_text(json.dumps(content, default=_plain))
+        temporary.write_text(json.dumps(content, default=os.fspath))
     library = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")]))
     environment = os.environ | job_environment() | {"PYTHONPATH": path}
@@ -83,16 +84,8 @@ def launch_command(processes: int, nodes: int, job_file: Path, threads: int) -> 
     port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 20000
     launch += [f"--main_process_ip={socket.gethostname()}", f"--main_process_port={port}", "--machine_rank=$SLURM_NODEID"]
     # Where a task runs is known only there, so a shell puts it in.
-    words = " ".join(word if word.endswith("$SLURM_NODEID") else _quoted(word) for word in [*launch, *stage])
+    words = " ".join(word if word.endswith("$SLURM_NODEID") else shlex.quote(word) for word in [*launch, *stage])
     return ["srun", "--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "bash", "-c", f"exec {words}"]
-
-
-def _quoted(word: str) -> str:
-    return "'" + word.replace("'", "'\\''") + "'"
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else os.fspath(value)
 
 
 def _process(job_file: str) -> None:

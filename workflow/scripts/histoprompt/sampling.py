@@ -40,6 +40,7 @@ from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, read_json, sha256, write_csv, write_json
 from histoprompt.job import progress
 from histoprompt.precision import mend_half_precision
+from histoprompt.schedulers import check_scheduler
 
 _COLUMNS = ("number", "label", "cluster", "prompt")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -86,20 +87,7 @@ def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
     ------
     InputError : an unknown name, or one that cannot follow the model's schedule.
     """
-    if name not in _SCHEDULERS:
-        raise InputError(
-            "config key `generator.sampling.scheduler`",
-            found=repr(name),
-            expected=f"one of {', '.join(_SCHEDULERS)}",
-            remedy="correct the name",
-        )
-    if name == "pndm" and (base.get("rescale_betas_zero_snr") or base.get("prediction_type") == "sample"):
-        raise InputError(
-            "config key `generator.sampling.scheduler`",
-            found="pndm, for a base model that predicts images or whose schedule ends in pure noise (`rescale_betas_zero_snr`)",
-            expected="a scheduler that knows such a model",
-            remedy="choose dpm++, unipc or ddim",
-        )
+    check_scheduler(name, base)
     kind, changes = _SCHEDULERS[name]
     return kind.from_config(dict(base), **changes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -78,6 +79,10 @@ def follow(averages: Iterable[Tensor], values: Iterable[Tensor], decay: float) -
 def save_half(model: nn.Module, folder: str | Path) -> None:
     """Save a transformers or diffusers model as float16 safetensors: half the bytes, loaded as float32 again."""
     model.half().save_pretrained(folder, safe_serialization=True)
+    config = Path(folder) / "config.json"
+    content = json.loads(config.read_text())
+    content.pop("_name_or_path", None)  # where the model was loaded from here is nobody's concern
+    config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def device_name(device: torch.device) -> str:

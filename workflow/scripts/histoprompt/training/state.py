@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from histoprompt.diffusion import Images
-from histoprompt.files import atomic, read_json
+from histoprompt.files import atomic, read_json, remove
 
 
 class StateFolder:
@@ -32,7 +32,7 @@ class StateFolder:
                 if other != self.folder and re.fullmatch("[0-9a-f]{32}", other.name):
                     shutil.rmtree(other)
             for partial in self.folder.glob(".*.partial*"):
-                _remove(partial)
+                remove(partial)
 
     def step(self) -> int:
         """The step of the last state, 0 if there is none."""
@@ -70,10 +70,3 @@ class StateFolder:
 
     def _saved(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
