@@ -26,6 +26,8 @@ torch.set_num_threads(job["threads"])
 pipeline = StableDiffusionPipeline.from_pretrained(job["model"], torch_dtype=getattr(torch, job["dtype"]), safety_checker=None)
 pipeline.scheduler = make_scheduler(job["scheduler"], scheduler_config(job["model"]))
 pipeline.to(job["device"]).set_progress_bar_config(disable=True)
+if job["compile"]:
+    pipeline.unet.compile()
 Path(job["out"]).mkdir(parents=True)
 for start in range(0, job["images"], job["batch_size"]):
     prompts = [f"Histology image of {'cancer' if n % 2 else 'healthy'} tissue" for n in range(start, start + job["batch_size"])]
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--scheduler", choices=["dpm++", "unipc", "ddim", "pndm"], default="dpm++")
+    parser.add_argument("--compile", action="store_true", help="ours and theirs")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +75,7 @@ def our_command(options: argparse.Namespace, images: int, folder: Path) -> list[
     lines = [f"{n},{n % 2},0,Histology image of {'cancer' if n % 2 else 'healthy'} tissue" for n in range(images)]
     (out / "prompts.csv").write_text("\n".join(["number,label,cluster,prompt", *lines]))
     settings = {"images": images, "steps": options.steps, "guidance": options.guidance, "scheduler": options.scheduler}
-    settings |= {"batch_size": options.batch_size, "dtype": options.dtype, "shards": 1}
+    settings |= {"batch_size": options.batch_size, "dtype": options.dtype, "compile": options.compile, "shards": 1}
     keywords = {"model": str(options.model), "revision": None, "settings": settings, "shard": 0, "seed": 1}
     keywords |= {"device": options.device, "threads": options.threads, "resolution": options.resolution}
     paths = [str(out / "prompts.csv"), None, str(out / "manifest.csv"), str(out / "timing.json")]
@@ -81,7 +84,9 @@ def our_command(options: argparse.Namespace, images: int, folder: Path) -> list[
 
 def their_command(options: argparse.Namespace, images: int, folder: Path) -> list[str]:
     """The pipeline as its documentation uses it, with the same scheduler."""
-    job = {name: getattr(options, name) for name in ("steps", "guidance", "scheduler", "batch_size", "dtype", "device")}
+    job = {
+        name: getattr(options, name) for name in ("steps", "guidance", "scheduler", "batch_size", "dtype", "compile", "device")
+    }
     job |= {"model": str(options.model), "resolution": options.resolution, "threads": options.threads, "images": images}
     return [sys.executable, "-c", THEIRS, json.dumps(job | {"out": str(folder / f"theirs-{time.monotonic_ns()}")})]
 

@@ -29,6 +29,7 @@ SETTINGS = {
     "scheduler": "dpm++",
     "batch_size": 4,
     "dtype": "float32",
+    "compile": False,
     "shards": 1,
 }
 
@@ -98,6 +99,15 @@ def test_the_reference_pipeline_gives_the_same_images(
     images = decode_latents(load_vae(pipeline, CPU), latents / pipeline.scaling)
     expected = np.stack([np.asarray(image) for image in theirs(PROMPTS, **keywords).images])
     assert np.abs(images.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+def test_a_compiled_model_draws_the_same_images(pipeline_folder: Path, prompts: Path, tmp_path: Path) -> None:
+    plain, compiled = (generate(tmp_path / str(flag), pipeline_folder, prompts, compile=flag) for flag in (False, True))
+    for name in plain["file"]:
+        pair = [np.asarray(Image.open(tmp_path / folder / "0" / name)).astype(int) for folder in ("False", "True")]
+        assert np.abs(pair[0] - pair[1]).max() <= 1
+    assert compiled["seed"].tolist() == plain["seed"].tolist()
 
 
 def test_guidance_of_one_calls_the_network_once_an_image_and_any_other_in_one_batch(pipeline_folder: Path) -> None:

@@ -68,6 +68,7 @@ class SamplingSettings:
     scheduler : `dpm++`, `unipc`, `ddim` or `pndm`.
     batch_size : images computed together, a constant of the study.
     dtype : `float32` or `bfloat16` (autocast: weights, latents and scheduler stay in float32).
+    compile : `torch.compile` the U-Net.
     shards : jobs that share the images.
     """
 
@@ -77,6 +78,7 @@ class SamplingSettings:
     scheduler: str
     batch_size: int
     dtype: str
+    compile: bool
     shards: int
 
 
@@ -244,6 +246,8 @@ class _Sampler:
         if device.type == "cpu" and options.dtype != "float32":
             mend_half_precision(self.unet)
             mend_half_precision(self.vae)
+        if options.compile:
+            self.unet.compile()
 
     def sample(self, numbers: Iterable[int], prompts: Iterable[str], seeds: Iterable[int]) -> Images:
         """Images of one group, uint8 (n, R, R, 3), computed in a batch of the constant size."""
