@@ -18,7 +18,7 @@ from histoprompt.diffusion import (
 )
 from histoprompt.errors import InputError
 from histoprompt.files import folder_manifest, read_csv, read_json, sha256, write_json
-from histoprompt.precision import mend_half_precision
+from histoprompt.precision import attend_in_single_precision
 from histoprompt.sampling import generate_images, image_noise, image_seed, make_scheduler, sample_latents, verify_model
 
 CPU = torch.device("cpu")
@@ -240,14 +240,14 @@ def test_a_schedule_that_ends_in_pure_noise_is_followed(name: str) -> None:
         make_scheduler("pndm", {"prediction_type": "sample"})
 
 
-def test_mended_half_precision_loses_nothing(pipeline_folder: Path) -> None:
+def test_attention_in_single_precision_loses_nothing(pipeline_folder: Path) -> None:
     unet = load_unet(open_pipeline(pipeline_folder, None), CPU).eval()
     sample, states = torch.randn(2, 4, 4, 4), torch.randn(2, 12, 16)
     with torch.no_grad():
         exact = unet(sample, 500, states).sample
         with torch.autocast("cpu", torch.bfloat16):
             plain = unet(sample, 500, states).sample
-            mend_half_precision(unet)
+            attend_in_single_precision(unet)
             ours = unet(sample, 500, states).sample
         torch.testing.assert_close(unet(sample, 500, states).sample, exact)
     assert (ours - exact).abs().mean() < 1.2 * (plain - exact).abs().mean()

@@ -1,38 +1,29 @@
-"""Half precision on a CPU, where some of PyTorch's kernels for it are slower than those for single precision."""
+"""Half precision on a CPU, where one of PyTorch's kernels for it is slower than that for single precision."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
-from torch.nn.functional import group_norm, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 
-def mend_half_precision(model: nn.Module) -> None:
-    """Let group norms and the attention of transformer blocks compute in float32, whatever autocast says.
+def attend_in_single_precision(model: nn.Module) -> None:
+    """Let the attention of a U-Net's transformer blocks compute in float32, whatever autocast says.
 
-    On a CPU, bfloat16 group norms of channels-last tensors take a third of a U-Net's forward pass, and the backward pass of
-    bfloat16 attention a third of a training step: more than both conversions and the float32 kernel (docs/PERFORMANCE.md).
-    Results come closer to those of single precision. On a GPU leave the model as it is.
+    On a CPU the backward pass of bfloat16 attention takes a third of a training step, more than both conversions and the
+    float32 kernel (docs/PERFORMANCE.md). Results come closer to those of single precision. On a GPU leave the model as it is.
     """
     for module in model.modules():
-        if isinstance(module, nn.GroupNorm):
-            module.forward = partial(_norm, module)  # type: ignore[method-assign]
-        elif isinstance(module, Attention) and _plain(module):
+        if isinstance(module, Attention) and _plain(module):
             module.set_processor(_SinglePrecisionAttention())  # type: ignore[arg-type]
 
 
 def _plain(attention: Any) -> bool:
     parts = (attention.group_norm, attention.spatial_norm, attention.norm_q, attention.norm_cross)
     return isinstance(attention.processor, AttnProcessor2_0) and not attention.residual_connection and not any(parts)
-
-
-def _norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    weight, bias = norm.weight.float(), norm.bias.float()  # frozen weights may be of half precision themselves
-    return group_norm(x.float(), norm.num_groups, weight, bias, norm.eps).to(x.dtype)
 
 
 class _SinglePrecisionAttention(AttnProcessor2_0):  # type: ignore[misc]

@@ -39,7 +39,6 @@ from histoprompt.diffusion import (
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, read_json, sha256, write_csv, write_json
 from histoprompt.job import progress
-from histoprompt.precision import mend_half_precision
 from histoprompt.schedulers import check_scheduler
 
 _COLUMNS = ("number", "label", "cluster", "prompt")
@@ -67,7 +66,7 @@ class SamplingSettings:
     guidance : w of classifier-free guidance (Ho and Salimans 2022): empty + w * (prompt - empty); 1 is none.
     scheduler : `dpm++`, `unipc`, `ddim` or `pndm`.
     batch_size : images computed together, a constant of the study.
-    dtype : `float32` or `bfloat16` (autocast: weights, latents and scheduler stay in float32).
+    dtype : of the U-Net and the autoencoder, `float32` or `bfloat16`; latents and scheduler stay in float32.
     compile : `torch.compile` the U-Net.
     shards : jobs that share the images.
     """
@@ -113,7 +112,8 @@ def sample_latents(
     Parameters
     ----------
     noise : standard normal, (n, z, h, w).
-    states, empty : text states of each image's prompt (n, tokens, width) and of the empty prompt (1, tokens, width).
+    states, empty : text states of each image's prompt (n, tokens, width) and of the empty prompt (1, tokens, width), in the
+        U-Net's number format.
     guidance : 1 calls the U-Net on n inputs a step; anything else on 2n at once.
     """
     scheduler.set_timesteps(steps, device=noise.device)
@@ -122,7 +122,7 @@ def sample_latents(
     context = torch.cat([empty.expand_as(states), states]) if guided else states
     for moment in scheduler.timesteps:
         noisy = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, moment)
-        guess = unet(noisy.contiguous(memory_format=torch.channels_last), moment, context, return_dict=False)[0].float()
+        guess = unet(noisy.to(states.dtype), moment, context, return_dict=False)[0].float()
         if guided:
             without, prompted = guess.chunk(2)
             guess = without + guidance * (prompted - without)
@@ -238,14 +238,10 @@ class _Sampler:
     ) -> None:
         self.pipeline, self.scheduler, self.options, self.device = pipeline, scheduler, options, device
         self.shape = (pipeline.latent_channels, side, side)
-        self.states = encode_prompts(pipeline, ["", *prompts], device)
+        self.states = encode_prompts(pipeline, ["", *prompts], device).to(_DTYPES[options.dtype])
         self.place_of = {prompt: i for i, prompt in enumerate(prompts, start=1)}
-        # Left trainable: autocast keeps its casts of a batch's weights only for tensors that could have a gradient.
-        self.unet = load_unet(pipeline, device).eval()
-        self.vae = load_vae(pipeline, device)
-        if device.type == "cpu" and options.dtype != "float32":
-            mend_half_precision(self.unet)
-            mend_half_precision(self.vae)
+        parts: tuple[Any, Any] = load_unet(pipeline, device).eval(), load_vae(pipeline, device)
+        self.unet, self.vae = (part.to(_DTYPES[options.dtype]) for part in parts)
         if options.compile:
             self.unet.compile()
 
@@ -257,18 +253,16 @@ class _Sampler:
         texts = np.array([self.place_of[prompt] for prompt in prompts])
         source = np.zeros(size, np.int64)
         source[places] = np.arange(len(places))
-        dtype = _DTYPES[self.options.dtype]
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
-            latents = sample_latents(
-                self.unet,
-                self.scheduler,
-                torch.from_numpy(noise[source]).to(self.device),
-                self.states[torch.from_numpy(texts[source]).to(self.device)],
-                self.states[:1],
-                steps=self.options.steps,
-                guidance=self.options.guidance,
-            )
-            return decode_latents(self.vae, latents.float() / self.pipeline.scaling + self.pipeline.shift)[places]
+        latents = sample_latents(
+            self.unet,
+            self.scheduler,
+            torch.from_numpy(noise[source]).to(self.device),
+            self.states[torch.from_numpy(texts[source]).to(self.device)],
+            self.states[:1],
+            steps=self.options.steps,
+            guidance=self.options.guidance,
+        )
+        return decode_latents(self.vae, latents / self.pipeline.scaling + self.pipeline.shift)[places]
 
 
 def _read_prompts(path: str | Path) -> pd.DataFrame:

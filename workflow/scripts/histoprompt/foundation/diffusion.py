@@ -21,7 +21,7 @@ from histoprompt.files import atomic, write_json
 from histoprompt.foundation.captions import stain_captions
 from histoprompt.foundation.text import build_text_encoder, build_tokenizer
 from histoprompt.foundation.training import anneal, device_name, follow, load_images, save_half, steps
-from histoprompt.precision import mend_half_precision
+from histoprompt.precision import attend_in_single_precision
 
 # Stable Diffusion's noise schedule, but its last moment is pure noise (Lin et al. 2024): on latents as small as these the tail
 # of the original still shows the mean colour of a patch, so that a model learns to copy it and draws every patch in the same
@@ -119,10 +119,10 @@ def pretrain_diffusion(
         tokens = torch.tensor(tokenizer(["", *distinct], padding="max_length").input_ids, device=place)
         states = text(tokens).last_hidden_state
     caption = torch.from_numpy(1 + which).to(place)  # 0 is the empty one
-    unet = build_unet(channels, mean.shape[1], mean.shape[-1], text_width).to(place, memory_format=torch.channels_last)
+    unet = build_unet(channels, mean.shape[1], mean.shape[-1], text_width).to(place)
     average = copy.deepcopy(unet)
     if place.type == "cpu":
-        mend_half_precision(unet)
+        attend_in_single_precision(unet)
     weights = list(unet.parameters())
     optimiser = torch.optim.AdamW(weights, learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=place.type == "cuda")
     schedule = DDPMScheduler(**SCHEDULE)
@@ -188,7 +188,7 @@ def pretrain_diffusion(
 def _loss(
     unet: UNet2DConditionModel, states: Tensor, latents: Tensor, noise: Tensor, moments: Tensor, schedule: DDPMScheduler
 ) -> Tensor:
-    noisy = schedule.add_noise(latents, noise, moments).contiguous(memory_format=torch.channels_last)
+    noisy = schedule.add_noise(latents, noise, moments)
     guess = unet(noisy, moments, states, return_dict=False)[0]
     return F.mse_loss(guess.float(), latents)
 

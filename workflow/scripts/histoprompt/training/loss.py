@@ -29,7 +29,7 @@ def diffusion_loss(
     states : text states, (n, tokens, width).
     min_snr_gamma : see `min_snr_weights`; None weighs all times alike.
     """
-    noisy = schedule.add_noise(latents, noise, moments).contiguous(memory_format=torch.channels_last)
+    noisy = schedule.add_noise(latents, noise, moments)
     guess = unet(noisy, moments, states, return_dict=False)[0].float()
     kind = schedule.config.prediction_type
     target = latents if kind == "sample" else noise if kind == "epsilon" else schedule.get_velocity(latents, noise, moments)

@@ -22,7 +22,7 @@ from torch import Tensor
 from histoprompt.diffusion import Pipeline, decode_latents, encode_prompts, load_unet, load_vae, scheduler_config
 from histoprompt.errors import InputError
 from histoprompt.job import progress, say
-from histoprompt.precision import mend_half_precision
+from histoprompt.precision import attend_in_single_precision
 from histoprompt.resizing import resize_images
 from histoprompt.sampling import image_noise, image_seed, make_scheduler, sample_latents
 from histoprompt.training.board import Board
@@ -72,7 +72,7 @@ class Trainer:
         self.averaged = self._trained_of(self.average) if self.average is not None else {}
         if self.device.type == "cpu" and options.precision == "bf16":
             for model in filter(None, (self.unet, self.average)):
-                mend_half_precision(model)
+                attend_in_single_precision(model)
         if options.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.model, self.optimiser = accelerator.prepare(self.unet, make_optimiser(list(self.trained.values()), options))
