@@ -89,6 +89,8 @@ rule finetune_diffusion:
         "results/{study}/benchmarks/finetune_diffusion/{arm}.tsv"
     conda:
         "../../envs/histoprompt.yaml"
+    # The longest jobs first: the many short ones then fill what is left of the cores, and nobody waits for a last long one.
+    priority: 2
     threads: THREADS
     resources:
         # A process for every GPU, on one node or several: raise both here, with --set-resources or in the profile.
@@ -124,6 +126,7 @@ rule generate_images:
         "results/{study}/benchmarks/generate_images/{arm}/{shard}.tsv"
     conda:
         "../../envs/histoprompt.yaml"
+    priority: 1
     threads: THREADS
     resources:
         gpu=GPUS,
