@@ -11,7 +11,8 @@ def test_every_value_is_in_the_table_and_undefined_ones_are_empty(tmp_path):
     files = []
     for scale in (1, 2, 7.5):
         cells = {
-            name: {"value": scale / 10, "low": scale / 20, "high": scale / 5} for name in ("precision", "density", "coverage")
+            name: {"value": scale / 10, "low": scale / 20, "high": scale / 5}
+            for name in ("kd", "precision", "density", "coverage")
         }
         cells |= {"recall": {"value": 1 / scale, "low": None, "high": None}}
         cells |= {"fd": {"value": None, "low": None, "high": None, "reason": "too few images"}}
@@ -20,7 +21,7 @@ def test_every_value_is_in_the_table_and_undefined_ones_are_empty(tmp_path):
         write_json(files[-1], {"name": f"arm-guidance{scale}", "encoders": {"dino": cells}, "prompt_fidelity": fidelity})
     summarise_guidance(files, tmp_path / "table.csv", tmp_path / "figure.png", arms=["arm"], scales=[1, 2, 7.5])
     table = pd.read_csv(tmp_path / "table.csv")
-    assert len(table) == 18 and set(table["arm"]) == {"arm"}
+    assert len(table) == 21 and set(table["arm"]) == {"arm"}
     recall = table[table["metric"] == "recall"]
     assert recall["value"].tolist() == [1, 0.5, 1 / 7.5] and recall["low"].isna().all()
     assert table.loc[table["metric"] == "Fréchet distance", "value"].isna().all()

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from cleanfid.fid import kernel_distance as clean_fid_kernel_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prdc import compute_prdc
 from scipy.linalg import sqrtm
+from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
 import histoprompt.metrics as module
@@ -23,6 +25,8 @@ from histoprompt.metrics import (
     compare_features,
     compute_metrics,
     frechet_distance,
+    kernel_distance,
+    kernel_distances_of_samples,
     moments,
     nearest_centroid,
     neighbour_radii,
@@ -93,6 +97,33 @@ def test_frechet_of_constant_images_is_finite() -> None:
     assert frechet_distance(*constant, *spread) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_the_kernel_distance_is_clean_fids(shift: float) -> None:
+    """On one subset that is everything; clean-fid draws many small ones and takes their mean."""
+    real, fake = tissue_like(300, 32, 0), tissue_like(300, 32, 1, shift=shift)
+    theirs = clean_fid_kernel_distance(real.astype(np.float64), fake.astype(np.float64), num_subsets=1, max_subset_size=300)
+    assert kernel_distance(real, fake) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_kernel_distances_of_samples_are_those_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 8 * 150 * 20)  # blocks of 20 rows
+    monkeypatch.setattr(module, "_TILE", 64)
+    real, fake = tissue_like(120, 6, 0), tissue_like(150, 6, 1, shift=0.2)
+    samples = list(zip(half_samples(len(real), 4, seed=0, side=0), half_samples(len(fake), 4, seed=0, side=1), strict=True))
+    found = kernel_distances_of_samples(real, fake, samples)
+    expected = [kernel_distance(real, fake), *(kernel_distance(real[rows], fake[others]) for rows, others in samples)]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    kernel = polynomial_kernel(real.astype(np.float64), fake.astype(np.float64), degree=3, gamma=1 / 6, coef0=1)
+    within = [polynomial_kernel(x.astype(np.float64), degree=3, gamma=1 / 6, coef0=1) for x in (real, fake)]
+    pairs = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in within]
+    assert found[0] == pytest.approx(sum(pairs) - 2 * kernel.mean(), rel=1e-9)
+
+
+def test_the_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
+    values = [kernel_distance(gaussian(40, 5, 2 * i), gaussian(60, 5, 2 * i + 1)) for i in range(200)]
+    assert min(values) < 0 and abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
+
+
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_prdc_is_the_package_of_its_authors(k: int, shift: float) -> None:
@@ -158,7 +189,7 @@ def test_nearest_centroid_and_prompt_fidelity() -> None:
 
 def test_intervals_hold_the_value_of_the_metric_at_this_size() -> None:
     """Simulated on Gaussians of known distance; the target is the estimator's mean at this N."""
-    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in ("fd", *PRDC)}
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in ("fd", "kd", *PRDC)}
     for repetition in range(200):
         compared = compare_features(
             gaussian(500, 8, 2 * repetition, shift=0.3),
@@ -208,6 +239,9 @@ def test_undefined_metrics_say_why_and_leave_the_others() -> None:
     tiny = compare_features(gaussian(5, 2, 0), gaussian(100, 2, 1), k=5, subsamples=5, seed=0)
     assert all(tiny[name]["value"] is None and "more than 5 of each" in tiny[name]["reason"] for name in PRDC)
     assert tiny["fd"]["value"] > 0
+    one = compare_features(gaussian(1, 2, 0), gaussian(100, 2, 1), k=5, subsamples=5, seed=0)
+    assert one["kd"]["value"] is None and "two of each" in one["kd"]["reason"]
+    assert tiny["kd"]["low"] is not None
     small = compare_features(gaussian(10, 2, 0), gaussian(100, 2, 1), k=5, subsamples=5, seed=0)
     assert small["recall"]["value"] is not None and small["recall"]["low"] is None
 

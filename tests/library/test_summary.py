@@ -30,7 +30,10 @@ def metrics_file(folder: Path, name: str, value: float, *, fd: float | None = No
         "images": 1000,
         "reference": 1900,
         "protocol": "matched",
-        "encoders": {"dino": encoder | {"fd": cell(10 * value)}, "resnet": encoder | {"fd": cell(fd, "too few images")}},
+        "encoders": {
+            "dino": encoder | {"fd": cell(10 * value), "kd": cell(value / 10)},
+            "resnet": encoder | {"fd": cell(fd, "too few images"), "kd": cell(0.2)},
+        },
         "morphology_encoder": "dino",
         "prompt_fidelity": cell(value),
         "seed": 3,
@@ -108,7 +111,7 @@ def test_replicates_show_every_value_and_paired_differences(tmp_path: Path) -> N
         metrics, classifiers, tmp_path / "r.csv", tmp_path / "r.md", arms=["label", "morphology"], seeds=[1, 2, 3]
     )
     table = pd.read_csv(tmp_path / "r.csv")
-    assert len(table) == 2 * 3 * 12 and list(table.columns) == ["arm", "seed", "metric", "value", "low", "high", "reason"]
+    assert len(table) == 2 * 3 * 14 and list(table.columns) == ["arm", "seed", "metric", "value", "low", "high", "reason"]
     found = table[(table.metric == "AUC alone") & (table.arm == "morphology")].sort_values("seed")
     assert found.value.tolist() == base["morphology"]
     text = (tmp_path / "r.md").read_text()

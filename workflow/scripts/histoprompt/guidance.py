@@ -14,6 +14,7 @@ from histoprompt.files import atomic, read_json, write_csv
 _FIDELITY = "prompt fidelity"
 _METRICS = {
     "fd": "Fréchet distance",
+    "kd": "kernel distance",
     "precision": "precision",
     "recall": "recall",
     "density": "density",

@@ -1,4 +1,4 @@
-"""How close a set of images is to real ones: Fréchet distance, precision, recall, density, coverage, prompt fidelity."""
+"""How close a set of images is to real ones: Fréchet and kernel distance, precision, recall, density, coverage, fidelity."""
 
 from __future__ import annotations
 
@@ -58,6 +58,65 @@ def frechet_distance(mean1: Floats, cov1: Floats, mean2: Floats, cov2: Floats) -
     cross = np.sqrt(np.clip(np.linalg.eigvalsh((inner + inner.T) / 2), 0, None)).sum()
     gap = np.asarray(mean1) - np.asarray(mean2)
     return max(float(gap @ gap + np.trace(cov1) + np.trace(cov2) - 2 * cross), 0.0)
+
+
+def kernel_distance(real: npt.ArrayLike, fake: npt.ArrayLike) -> float:
+    """Squared maximum mean discrepancy of two sets of features, kernel (x·y / d + 1)³: KID, if they are Inception's.
+
+    The unbiased estimate over all pairs, zero on average for two samples of one distribution, so it may be negative. Where it
+    is computed elsewhere as a mean over random subsets, the subsets add noise alone. (Bińkowski et al. 2018.)
+
+    Parameters
+    ----------
+    real, fake : (N, d) and (M, d), at least two rows each.
+    """
+    return float(kernel_distances_of_samples(real, fake, [])[0])
+
+
+def kernel_distances_of_samples(real: npt.ArrayLike, fake: npt.ArrayLike, samples: Sequence[tuple[Rows, Rows]]) -> Floats:
+    """`kernel_distance` of all points and of samples of them, with each kernel value computed once, in blocks.
+
+    Parameters
+    ----------
+    real, fake : as in `kernel_distance`.
+    samples : (rows of real, rows of fake), without repeats, at least two of each.
+
+    Returns
+    -------
+    float64 (1 + samples,): the value of all points, then one a sample.
+    """
+    real, fake = np.asarray(real), np.asarray(fake)
+    real_members = _members(len(real), [rows for rows, _ in samples])
+    fake_members = _members(len(fake), [rows for _, rows in samples])
+    n, m = real_members.sum(axis=0), fake_members.sum(axis=0)
+    within_real = _kernel_sums(real, real, real_members, real_members) / (n * (n - 1))
+    within_fake = _kernel_sums(fake, fake, fake_members, fake_members) / (m * (m - 1))
+    between = _kernel_sums(real, fake, real_members, fake_members) / (n * m)
+    distances: Floats = within_real + within_fake - 2 * between
+    return distances
+
+
+def _members(points: int, samples: Sequence[Rows]) -> Floats:
+    """(points, 1 + samples): 1 where a point belongs to a sample; the first sample is all of them."""
+    members = np.zeros((points, 1 + len(samples)))
+    members[:, 0] = 1
+    for s, rows in enumerate(samples, start=1):
+        members[rows, s] = 1
+    return members
+
+
+def _kernel_sums(a: npt.NDArray[Any], b: npt.NDArray[Any], a_members: Floats, b_members: Floats) -> Floats:
+    """Sum of the kernel over each sample's pairs, a point with itself left out: float64 (samples,)."""
+    sums = np.zeros(a_members.shape[1])
+    for start, rows, block in _product_blocks(a, b, np.zeros(a.shape[1])):
+        block /= a.shape[1]
+        block += 1
+        block *= block * block
+        if a is b:
+            own = np.arange(len(rows))
+            block[own, start + own] = 0
+        sums += np.einsum("is,is->s", a_members[start : start + len(rows)], block @ b_members)
+    return sums
 
 
 def prdc(real: npt.ArrayLike, fake: npt.ArrayLike, k: int) -> dict[str, float]:
@@ -151,24 +210,24 @@ def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> F
     return radii
 
 
+def _product_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], centre: npt.NDArray[Any]) -> Iterator[tuple[int, Floats, Floats]]:
+    """(first row, rows of `a` less the centre, their products with all of `b` less the centre) in float64."""
+    height = max(_BLOCK_BYTES // (8 * len(b)), 1)
+    for start in range(0, len(a), height):
+        rows = a[start : start + height].astype(np.float64) - centre
+        block = np.empty((len(rows), len(b)))
+        for i in range(0, len(b), _TILE):
+            np.matmul(rows, (b[i : i + _TILE].astype(np.float64) - centre).T, out=block[:, i : i + _TILE])
+        yield start, rows, block
+
+
 def _distance_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Iterator[tuple[int, Floats]]:
     """(first row, squared Euclidean distances (rows, len(b)) in float64) over the rows of `a`."""
     centre = b.mean(axis=0, dtype=np.float64)  # distances do not change, but less is lost where squares are subtracted
-
-    def centred(points: npt.NDArray[Any], start: int, stop: int) -> Floats:
-        chunk: Floats = points[start:stop].astype(np.float64) - centre
-        return chunk
-
-    lengths = np.concatenate(
-        [np.einsum("ij,ij->i", tile, tile) for tile in (centred(b, i, i + _TILE) for i in range(0, len(b), _TILE))]
-    )
-    height = max(_BLOCK_BYTES // (8 * len(b)), 1)
-    for start in range(0, len(a), height):
-        rows = centred(a, start, start + height)
+    tiles = (b[i : i + _TILE].astype(np.float64) - centre for i in range(0, len(b), _TILE))
+    lengths = np.concatenate([np.einsum("ij,ij->i", tile, tile) for tile in tiles])
+    for start, rows, block in _product_blocks(a, b, centre):
         row_lengths = np.einsum("ij,ij->i", rows, rows)
-        block = np.empty((len(rows), len(b)))
-        for i in range(0, len(b), _TILE):
-            np.matmul(rows, centred(b, i, i + _TILE).T, out=block[:, i : i + _TILE])
         block *= -2
         block += row_lengths[:, None]
         block += lengths
@@ -217,6 +276,13 @@ def compare_features(images: npt.ArrayLike, reference: npt.ArrayLike, *, k: int,
         else:
             values = [frechet_distance(*moments(reference, rows), *moments(images, others)) for rows, others in halves]
             cells["fd"] = _cell(value, *half_sample_interval(value, values))
+    if smaller < 2:
+        cells["kd"] = _undefined(f"{sizes}: pairs need two of each")
+    elif smaller // 2 < 2:
+        cells["kd"] = _without_interval(kernel_distance(reference, images), f"{sizes}: halves are too small for pairs")
+    else:
+        value, *of_halves = kernel_distances_of_samples(reference, images, halves)
+        cells["kd"] = _cell(float(value), *half_sample_interval(float(value), of_halves, low=-np.inf))
     if smaller <= k:
         cells |= {name: _undefined(f"{sizes}: {k} neighbours need more than {k} of each") for name in PRDC}
     elif smaller // 2 <= k:

@@ -19,9 +19,9 @@ Row = dict[str, Cell]
 
 FLOORS = ("real", "vae")
 BASELINE = "label"  # the paper's baseline: arms are compared with it, seed by seed
-_METRICS = {"fd": "FD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
+_METRICS = {"fd": "FD", "kd": "KD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 _FIDELITY, _ALONE, _WITH_REAL = "prompt fidelity", "AUC alone", "AUC with real"
-_LOWER_IS_BETTER = "FD-"
+_LOWER_IS_BETTER = ("FD-", "KD-")
 _WIDTH = 120  # characters of a line of text
 
 
@@ -92,7 +92,7 @@ def _study_page(
     lines = [f"# Study {study}", ""]
     for encoder in encoders:
         of_encoder = [column for column in columns if column in {f"{word}-{encoder}" for word in _METRICS.values()}]
-        short = [column.removesuffix(f"-{encoder}") if column[:2] != "FD" else column for column in of_encoder]
+        short = [column if column.startswith(_LOWER_IS_BETTER) else column.removesuffix(f"-{encoder}") for column in of_encoder]
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
         lines += [*_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
     others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL)]
@@ -125,9 +125,13 @@ def _show(cell: Cell | None, column: str) -> str:
         return ""
     if cell["value"] is None:
         return "–"
-    digits = 2 if column.startswith(_LOWER_IS_BETTER) else 3
+    digits = _digits(column)
     text = f"{cell['value']:.{digits}f}"
     return text if cell["low"] is None else f"{text} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+
+
+def _digits(column: str) -> int:
+    return 2 if column.startswith("FD-") else 3
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -148,8 +152,9 @@ def _legend(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -
     k = sorted({values["k"] for values in report["encoders"].values()})
     lines = [
         f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter; images at the patch "
-        f"size (protocol `{report['protocol']}`). FD-x is the Fréchet distance in the features of encoder x, lower is better; "
-        "it is no FID. Of all others, higher is better, up to the row `real`.",
+        f"size (protocol `{report['protocol']}`). FD-x is the Fréchet distance in the features of encoder x, KD-x the kernel "
+        "distance (unbiased, zero on average for two samples of one distribution); lower is better. They are no FID and no "
+        "KID. Of all others, higher is better, up to the row `real`.",
         "- **Rows**: `real` is real training patches, as many and with the same labels as an arm's images: the floor of every "
         "number. `vae` is the same patches through the generator's autoencoder: the best any arm can reach. The others are "
         "arms.",
@@ -237,7 +242,7 @@ def _replicates_page(
     lines.append("")
     for metric in dict.fromkeys(metric for row in cells.values() for metric in row):
         values = {arm: _values(cells, arm, seeds, metric) for arm in arms}
-        digits = 2 if metric.startswith(_LOWER_IS_BETTER) else 3
+        digits = _digits(metric)
         body = [
             [
                 arm,
