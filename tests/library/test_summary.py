@@ -58,14 +58,28 @@ def classifier_file(folder: Path, mix: str, auc: float) -> Path:
     return path
 
 
+def copies_file(folder: Path, name: str, near: float) -> Path:
+    content = {"name": name, "encoder": "dino", "train": 1600, "authentic": cell(1 - near), "near_copies": cell(near)}
+    path = folder / f"{name}.copies.json"
+    path.write_text(json.dumps(content | {"authentic_held_out": cell(0.55)}))
+    return path
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> tuple[list[dict[str, str]], str]:
     names = ["label", "morphology", "vae", "real"]
     metrics = [metrics_file(tmp_path, name, 0.1 * i, fd=None if name == "vae" else 30.0) for i, name in enumerate(names)]
     mixes = {"real": 0.9, "label": 0.7, "real+label": 0.92, "morphology": 0.8, "real+morphology": 0.93}
     classifiers = [classifier_file(tmp_path, mix, auc) for mix, auc in mixes.items()]
+    copies = [copies_file(tmp_path, name, near) for name, near in (("real", 1.0), ("label", 0.012))]
     summarise_study(
-        metrics, classifiers, tmp_path / "s.csv", tmp_path / "s.md", study="demo", titles={"label": "label: the baseline"}
+        metrics,
+        classifiers,
+        copies,
+        tmp_path / "s.csv",
+        tmp_path / "s.md",
+        study="demo",
+        titles={"label": "label: the baseline"},
     )
     with open(tmp_path / "s.csv") as stream:
         return list(csv.DictReader(stream)), (tmp_path / "s.md").read_text()
@@ -89,6 +103,7 @@ def test_every_value_stands_in_its_column(page: tuple[list[dict[str, str]], str]
     assert float(morphology["recall-resnet"]) == pytest.approx(0.2)
     assert (morphology["AUC alone"], morphology["AUC with real"], morphology["images"]) == ("0.8", "0.93", "1000")
     assert rows[0]["AUC alone"] == "0.9" and rows[0]["AUC with real"] == "" and rows[1]["AUC alone"] == ""
+    assert (rows[0]["near copies"], rows[2]["near copies"], morphology["near copies"]) == ("1.0", "0.012", "")
     assert rows[1]["FD-resnet"] == "" and rows[1]["notes"] == "FD-resnet: too few images"
     assert not any(column.startswith("FID") for column in rows[0])
 
@@ -99,7 +114,19 @@ def test_the_page_reads_in_a_terminal(page: tuple[list[dict[str, str]], str]) ->
     assert len(tables) == 3 and all(len({len(line) for line in table}) == 1 for table in tables)
     assert "0.200 [0.190, 0.210]" in text and "vae, FD-resnet: too few images" in text
     text = " ".join(text.split())
-    for part in ("1900 held-out", "k = 5", "half-samples", "circular", "independent", "floor", "seed 3", "DeLong", "150 steps"):
+    for part in (
+        "1900 held-out",
+        "k = 5",
+        "half-samples",
+        "circular",
+        "independent",
+        "floor",
+        "seed 3",
+        "DeLong",
+        "150 steps",
+        "1600 training",
+        "held-out patches: 0.550",
+    ):
         assert part in text
 
 

@@ -131,10 +131,24 @@ def finetuned_model(wildcards):
     return [] if settings["finetune"] is None else f"results/{wildcards.study}/models/{settings['model']}/manifest.json"
 
 
-def clusters_of_image_set(wildcards):
-    """The centroids that say which morphology an image shows."""
-    settings = morphology_of(config, wildcards.sampled)
-    return f"results/{wildcards.study}/clusters/{settings['encoder']}/k{settings['k']}/centroids.npy"
+def of_morphology(file):
+    """A file of the clustering by which an image set is judged."""
+
+    def path(wildcards):
+        settings = morphology_of(config, wildcards.sampled)
+        return f"results/{wildcards.study}/clusters/{settings['encoder']}/k{settings['k']}/{file}"
+
+    return path
+
+
+def features_in_morphology_space(images):
+    """Features of an image set by the encoder whose clusters judge the wildcards' one."""
+
+    def path(wildcards):
+        encoder = morphology_of(config, wildcards.sampled)["encoder"]
+        return f"results/{wildcards.study}/embeddings/{encoder}/{images.format(**wildcards)}.npy"
+
+    return path
 
 
 def encoders_of_image_set(wildcards):

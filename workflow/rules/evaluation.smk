@@ -4,7 +4,7 @@ rule compute_metrics:
         reference=features_of("test"),
         kept="results/{study}/patches/test.kept.csv",
         table=table_of_image_set,
-        centroids=clusters_of_image_set,
+        centroids=of_morphology("centroids.npy"),
     output:
         "results/{study}/metrics/{sampled}.json",
     log:
@@ -26,6 +26,42 @@ rule compute_metrics:
         code=code_digest("compute_metrics"),
     script:
         "../scripts/compute_metrics.py"
+
+
+rule find_copies:
+    input:
+        features=features_in_morphology_space("{sampled}"),
+        table=table_of_image_set,
+        images="results/{study}/samples/{sampled}.h5",
+        train=features_in_morphology_space("train"),
+        subset=of_morphology("subset.train.csv"),
+        patches="results/{study}/patches/train.h5",
+        held_out=features_in_morphology_space("test"),
+        kept="results/{study}/patches/test.kept.csv",
+    output:
+        report="results/{study}/copies/{sampled}.json",
+        pairs=report(
+            "results/{study}/copies/{sampled}.png",
+            caption="../report/copies.rst",
+            category="Results",
+            labels={"figure": "closest training patches", "images": "{sampled}"},
+        ),
+    log:
+        "results/{study}/logs/find_copies/{sampled}.log",
+    benchmark:
+        "results/{study}/benchmarks/find_copies/{sampled}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        encoder=of_image_set("encoder"),
+        pairs=10,
+        code=code_digest("find_copies"),
+    script:
+        "../scripts/find_copies.py"
 
 
 rule train_classifier:

@@ -38,6 +38,7 @@ rule summarise_study:
     input:
         metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=["real", "vae", *ARMS]),
         classifiers=collect("results/{{study}}/classifier/{mix}.json", mix=["real", *mixes_with(ARMS)]),
+        copies=collect("results/{{study}}/copies/{sampled}.json", sampled=["real", "vae", *ARMS]),
     output:
         table=report(
             "results/{study}/summary.csv",

@@ -8,6 +8,7 @@ if __name__ == "__main__":
         summarise_study(
             snakemake.input.metrics,
             snakemake.input.classifiers,
+            snakemake.input.copies,
             snakemake.output.table,
             snakemake.output.text,
             study=snakemake.wildcards.study,

@@ -155,7 +155,7 @@ def prdc_of_samples(
     fake_radii = neighbour_radii(fake, k, [rows for _, rows in all_samples])
     inside = np.zeros((len(all_samples), len(fake)), bool)
     pairs, recalled, covered = (np.zeros(len(all_samples), np.int64) for _ in range(3))
-    for start, distances in _distance_blocks(real, fake):
+    for start, distances in distance_blocks(real, fake):
         block = slice(start, start + len(distances))
         for s, (_, columns) in enumerate(all_samples):
             rows = np.flatnonzero(real_radii[s, block] >= 0)
@@ -193,7 +193,7 @@ def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> F
         members[s, rows] = True
     radii = np.full(members.shape, -1.0)
     listed = min(len(points) - 1, 4 * k + _SPARE_NEIGHBOURS)
-    for start, distances in _distance_blocks(points, points):
+    for start, distances in distance_blocks(points, points):
         rows = np.arange(len(distances))
         distances[rows, start + rows] = np.inf
         nearest = np.argpartition(distances, listed - 1, axis=1)[:, :listed]
@@ -221,7 +221,7 @@ def _product_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], centre: npt.NDArra
         yield start, rows, block
 
 
-def _distance_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Iterator[tuple[int, Floats]]:
+def distance_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Iterator[tuple[int, Floats]]:
     """(first row, squared Euclidean distances (rows, len(b)) in float64) over the rows of `a`."""
     centre = b.mean(axis=0, dtype=np.float64)  # distances do not change, but less is lost where squares are subtracted
     tiles = (b[i : i + _TILE].astype(np.float64) - centre for i in range(0, len(b), _TILE))
@@ -362,13 +362,13 @@ def compute_metrics(
     encoders = {}
     fidelity = _undefined(f"the clusters' encoder {morphology_encoder} is not among the evaluation's encoders")
     for encoder, path in features.items():
-        images, held_out = _load_features(path), _load_features(reference[encoder])
+        images, held_out = load_features(path), load_features(reference[encoder])
         _check_rows(path, len(images), images_csv, len(table))
         _check_rows(reference[encoder], len(held_out), reference_kept_csv, len(reference_table))
         _check_width(path, images, f"the reference {reference[encoder]}", held_out)
         encoders[encoder] = compare_features(images, held_out[kept], k=neighbours, subsamples=subsamples, seed=seed)
         if encoder == morphology_encoder:
-            centroids = _load_features(centroids_npy)
+            centroids = load_features(centroids_npy)
             _check_width(path, images, f"the clusters {centroids_npy}", centroids)
             fidelity = prompt_fidelity(images, centroids, table["cluster"].to_numpy())
     write_json(
@@ -388,7 +388,7 @@ def compute_metrics(
     )
 
 
-def _load_features(path: str | Path) -> Features:
+def load_features(path: str | Path) -> Features:
     """Rows of finite numbers, or an `InputError`."""
     remedy = "delete it and run the same command again"
     try:

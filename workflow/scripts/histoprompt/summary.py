@@ -21,6 +21,7 @@ FLOORS = ("real", "vae")
 BASELINE = "label"  # the paper's baseline: arms are compared with it, seed by seed
 _METRICS = {"fd": "FD", "kd": "KD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 _FIDELITY, _ALONE, _WITH_REAL = "prompt fidelity", "AUC alone", "AUC with real"
+_AUTHENTIC, _NEAR = "authentic", "near copies"
 _LOWER_IS_BETTER = ("FD-", "KD-")
 _WIDTH = 120  # characters of a line of text
 
@@ -28,6 +29,7 @@ _WIDTH = 120  # characters of a line of text
 def summarise_study(
     metrics: Sequence[str | Path],
     classifiers: Sequence[str | Path],
+    copies: Sequence[str | Path],
     summary_csv: str | Path,
     summary_md: str | Path,
     *,
@@ -40,6 +42,7 @@ def summarise_study(
     ----------
     metrics : files of `metrics.compute_metrics`.
     classifiers : files of `classifier.train_classifier`; mixes are `real`, the arms' names and `real+{arm}`.
+    copies : files of `memorisation.find_copies`.
     summary_csv : output: for each metric its value, `low` and `high` (empty: undefined), and `notes` that say why.
     summary_md : output: the same as a table to read, and what it means.
     study : name of the study.
@@ -48,11 +51,12 @@ def summarise_study(
     reports = {report["name"]: report for report in map(read_json, metrics)}
     names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
     tests = {report["mix"]: report for report in map(read_json, classifiers)}
-    rows = {name: _row(reports[name], tests) for name in names}
+    found = {report["name"]: report for report in map(read_json, copies)}
+    rows = {name: _row(reports[name], tests) | _copies(found.get(name)) for name in names}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     write_csv(summary_csv, pd.DataFrame([_csv_row(name, reports[name]["images"], rows[name], columns) for name in names]))
     with atomic(summary_md) as temporary:
-        temporary.write_text(_study_page(study, titles, reports, tests, rows, columns))
+        temporary.write_text(_study_page(study, titles, reports, tests, found, rows, columns))
 
 
 def _row(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
@@ -64,6 +68,10 @@ def _row(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> R
     row[_FIDELITY] = report["prompt_fidelity"]
     row |= {column: tests[mix]["auc"] for column, mix in ((_ALONE, name), (_WITH_REAL, f"real+{name}")) if mix in tests}
     return row
+
+
+def _copies(report: Mapping[str, Any] | None) -> Row:
+    return {} if report is None else {_AUTHENTIC: report["authentic"], _NEAR: report["near_copies"]}
 
 
 def _csv_row(name: str, images: int, row: Row, columns: Iterable[str]) -> dict[str, Any]:
@@ -84,6 +92,7 @@ def _study_page(
     titles: Mapping[str, str],
     reports: Mapping[str, Mapping[str, Any]],
     tests: Mapping[str, Mapping[str, Any]],
+    copies: Mapping[str, Mapping[str, Any]],
     rows: Mapping[str, Row],
     columns: Sequence[str],
 ) -> str:
@@ -95,14 +104,14 @@ def _study_page(
         short = [column if column.startswith(_LOWER_IS_BETTER) else column.removesuffix(f"-{encoder}") for column in of_encoder]
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
         lines += [*_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
-    others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL)]
-    lines += ["## Prompts and use", "", *_table(["images of", "N", *others], _cells(titles, reports, rows, others)), ""]
+    others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL, _AUTHENTIC, _NEAR)]
+    lines += ["## Prompts, use and copies", "", *_table(["images of", "N", *others], _cells(titles, reports, rows, others)), ""]
     notes = list(
         dict.fromkeys(f"- {name}, {column}: {reason}" for name, row in rows.items() for column, reason in _reasons(row))
     )
     if notes:
         lines += ["Undefined (–):", "", *notes, ""]
-    return "\n".join([*lines, *_legend(any_report, tests), ""])
+    return "\n".join([*lines, *_legend(any_report, tests, copies), ""])
 
 
 def _circular(encoder: str, report: Mapping[str, Any]) -> str:
@@ -148,7 +157,9 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [line(head), rule, *map(line, body)]
 
 
-def _legend(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _legend(
+    report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]], copies: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
     k = sorted({values["k"] for values in report["encoders"].values()})
     lines = [
         f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter; images at the patch "
@@ -171,6 +182,15 @@ def _legend(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -
             f"- **AUC** on all {test['test']['images']} real test patches ({test['auc']['interval']}) of a {model} trained for "
             f"{steps} steps whatever the mix: on the row's images alone, and on them and real ones in equal shares. "
             f"Training images: {trained}."
+        )
+    if copies:
+        any_copies = next(iter(copies.values()))
+        lines.append(
+            f"- **Copies** of the {any_copies['train']} training images, in the space of `{any_copies['encoder']}`. "
+            "Authentic: share of images farther from their nearest training image than that is from its own nearest one "
+            f"(held-out patches: {any_copies['authentic_held_out']['value']:.3f}). Near copies: share nearer to a training "
+            "image than all but 1 % of the held-out patches are; 0.010 where nothing is repeated. The rows `real` and `vae` "
+            "are copies: they show what would be found. The closest pairs: `copies/*.png`."
         )
     return [textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
 
