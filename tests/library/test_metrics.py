@@ -135,13 +135,16 @@ def test_prdc_is_the_package_of_its_authors(k: int, shift: float) -> None:
 def test_prdc_of_samples_is_prdc_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     real, fake = tissue_like(161, 12, 1), tissue_like(120, 12, 2, shift=0.3)
     samples = list(zip(half_samples(161, 6, seed=0, side=0), half_samples(120, 6, seed=0, side=1), strict=True))
-    whole = prdc_of_samples(real, fake, 4, samples)
+    whole, covered = prdc_of_samples(real, fake, 4, samples)
+    assert covered.mean() == whole["coverage"][0]
     for s, (rows, others) in enumerate([(np.arange(161), np.arange(120)), *samples]):
         expected = compute_prdc(real[rows], fake[others], 4)
         assert {name: whole[name][s] for name in PRDC} == pytest.approx({name: float(v) for name, v in expected.items()})
     monkeypatch.setattr(module, "_BLOCK_BYTES", 8 * 161 * 7)
     monkeypatch.setattr(module, "_TILE", 13)
-    for name, values in prdc_of_samples(real, fake, 4, samples).items():
+    again, covered_again = prdc_of_samples(real, fake, 4, samples)
+    assert np.array_equal(covered_again, covered)
+    for name, values in again.items():
         assert np.array_equal(values, whole[name])
 
 
@@ -291,6 +294,24 @@ def test_compute_metrics_writes_everything_against_the_kept_reference(study: dic
     before = study["metrics_json"].read_bytes()
     compute_metrics(**study)
     assert study["metrics_json"].read_bytes() == before
+
+
+def test_a_morphology_that_is_missed_is_found_out() -> None:
+    centres = 8 * np.eye(3, 5)
+    reference_clusters, image_clusters = np.arange(300) % 3, np.arange(200) % 2  # nothing in cluster 2
+    reference = (centres[reference_clusters] + gaussian(300, 5, 0)).astype(np.float32)
+    images = (centres[image_clusters] + gaussian(200, 5, 1)).astype(np.float32)
+    found = compare_features(images, reference, k=5, subsamples=4, seed=0, clusters=(image_clusters, reference_clusters))
+    rows = found["clusters"]
+    assert [(row["cluster"], row["images"], row["reference"]) for row in rows] == [(0, 100, 100), (1, 100, 100), (2, 0, 100)]
+    assert min(rows[0]["coverage"]["value"], rows[1]["coverage"]["value"]) > 0.8
+    assert rows[2]["coverage"]["value"] == 0 and 0 < rows[2]["coverage"]["high"] < 0.05 and rows[2]["distance"] is None
+    shares = [row["coverage"]["value"] * row["reference"] / 300 for row in rows]
+    assert sum(shares) == pytest.approx(found["coverage"]["value"])
+    gap = np.linalg.norm(images[image_clusters == 0].mean(0) - reference[reference_clusters == 0].mean(0))
+    assert rows[0]["distance"] == pytest.approx(gap / np.sqrt(reference.var(axis=0).sum()), rel=1e-4)
+    few = compare_features(images[:3], reference, k=5, subsamples=4, seed=0, clusters=(image_clusters[:3], reference_clusters))
+    assert few["clusters"][0]["coverage"]["value"] is None and "undefined" in few["clusters"][0]["coverage"]["reason"]
 
 
 def test_prompt_fidelity_needs_the_encoder_of_the_clusters(study: dict[str, Any]) -> None:

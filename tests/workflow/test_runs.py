@@ -18,7 +18,7 @@ ARM = {
         "generate_images morphology, 1",
     ),
     *("export_dataset morphology", "embed_images tiny, morphology", "compute_metrics morphology"),
-    "find_copies morphology",
+    *("find_copies morphology", "draw_coverage"),
     *("train_classifier morphology", "train_classifier real+morphology", "draw_arms", "summarise_study"),
 }
 
@@ -56,6 +56,8 @@ def test_the_results_are_there(project):
         "summary.md",
         "figures/arms.png",
         "copies/vae.png",
+        "coverage.csv",
+        "figures/coverage.png",
         "clusters/tiny/k3/atlas.png",
         "clusters/tiny/sweep.png",
         "samples/morphology/dataset/metadata.csv",
@@ -135,7 +137,11 @@ def test_a_library_edit_reruns_its_stage_and_what_follows(project, edited):
     edited("workflow/scripts/histoprompt/metrics.py", lambda text: text + "\n_EDIT = 1\n")
     images = ("real", "vae", "pretrained", "morphology")
     stages = ("compute_metrics", "find_copies")
-    assert project.planned(*STUDY) == {"summarise_study", *(f"{stage} {name}" for stage in stages for name in images)}
+    assert project.planned(*STUDY) == {
+        "summarise_study",
+        "draw_coverage",
+        *(f"{stage} {name}" for stage in stages for name in images),
+    }
 
 
 def test_another_base_model_reruns_the_generator_alone(project, edited):

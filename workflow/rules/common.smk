@@ -61,6 +61,7 @@ def study_results():
             "summary.csv",
             "summary.md",
             "figures/arms.png",
+            "figures/coverage.png",
             "clusters/{encoder}/k{k}/atlas.png".format(**config["morphology"]),
             "clusters/{encoder}/sweep.png".format(**config["morphology"]),
             *(f"patches/{split}.dropped.csv" for split in SPLITS),
@@ -129,6 +130,12 @@ def finetuned_model(wildcards):
     """The arm's own model; nothing for an arm that samples from the base model."""
     settings = arm_settings(config, wildcards.arm)
     return [] if settings["finetune"] is None else f"results/{wildcards.study}/models/{settings['model']}/manifest.json"
+
+
+def judged_by_the_studys_clusters():
+    """Image sets that can stand beside each other cluster by cluster; arms with clusters of their own cannot."""
+    study = {key: config["morphology"][key] for key in ("encoder", "k")}
+    return [sampled for sampled in ["real", "vae", *ARMS] if morphology_of(config, sampled) == study]
 
 
 def of_morphology(file):

@@ -87,10 +87,10 @@ rule finetune_diffusion:
         "results/{study}/logs/finetune_diffusion/{arm}.log",
     benchmark:
         "results/{study}/benchmarks/finetune_diffusion/{arm}.tsv"
-    conda:
-        "../../envs/histoprompt.yaml"
     # The longest jobs first: the many short ones then fill what is left of the cores, and nobody waits for a last long one.
     priority: 2
+    conda:
+        "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
         # A process for every GPU, on one node or several: raise both here, with --set-resources or in the profile.
@@ -124,9 +124,9 @@ rule generate_images:
         "results/{study}/logs/generate_images/{arm}/{shard}.log",
     benchmark:
         "results/{study}/benchmarks/generate_images/{arm}/{shard}.tsv"
+    priority: 1
     conda:
         "../../envs/histoprompt.yaml"
-    priority: 1
     threads: THREADS
     resources:
         gpu=GPUS,

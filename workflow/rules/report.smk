@@ -1,5 +1,6 @@
 localrules:
     draw_arms,
+    draw_coverage,
     summarise_study,
     summarise_guidance,
     summarise_replicates,
@@ -32,6 +33,35 @@ rule draw_arms:
         code=code_digest("draw_arms"),
     script:
         "../scripts/draw_arms.py"
+
+
+rule draw_coverage:
+    input:
+        metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=judged_by_the_studys_clusters()),
+        patches="results/{study}/patches/test.h5",
+        assignments="results/{{study}}/clusters/{encoder}/k{k}/test.csv".format(**config["morphology"]),
+    output:
+        table="results/{study}/coverage.csv",
+        figure=report(
+            "results/{study}/figures/coverage.png",
+            caption="../report/coverage.rst",
+            category="Results",
+            labels={"figure": "coverage of every cluster"},
+        ),
+    log:
+        "results/{study}/logs/draw_coverage.log",
+    benchmark:
+        "results/{study}/benchmarks/draw_coverage.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        titles=TITLES,
+        code=code_digest("draw_coverage"),
+    script:
+        "../scripts/draw_coverage.py"
 
 
 rule summarise_study:

@@ -132,12 +132,12 @@ def prdc(real: npt.ArrayLike, fake: npt.ArrayLike, k: int) -> dict[str, float]:
     fake : (M, d), M > k.
     k : neighbours, the point itself not counted.
     """
-    return {name: float(values[0]) for name, values in prdc_of_samples(real, fake, k, []).items()}
+    return {name: float(values[0]) for name, values in prdc_of_samples(real, fake, k, [])[0].items()}
 
 
 def prdc_of_samples(
     real: npt.ArrayLike, fake: npt.ArrayLike, k: int, samples: Sequence[tuple[Rows, Rows]]
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> tuple[dict[str, Floats], npt.NDArray[np.bool_]]:
     """`prdc` of all points and of samples of them, with each distance computed once, in blocks.
 
     Parameters
@@ -147,7 +147,7 @@ def prdc_of_samples(
 
     Returns
     -------
-    metric -> float64 (1 + samples,): the value of all points, then one a sample.
+    metric -> float64 (1 + samples,): the value of all points, then one a sample; and which real points are covered, bool (N,).
     """
     real, fake = np.asarray(real), np.asarray(fake)
     all_samples = [(np.arange(len(real)), np.arange(len(fake))), *samples]
@@ -155,6 +155,7 @@ def prdc_of_samples(
     fake_radii = neighbour_radii(fake, k, [rows for _, rows in all_samples])
     inside = np.zeros((len(all_samples), len(fake)), bool)
     pairs, recalled, covered = (np.zeros(len(all_samples), np.int64) for _ in range(3))
+    covered_points = np.zeros(len(real), bool)
     for start, distances in distance_blocks(real, fake):
         block = slice(start, start + len(distances))
         for s, (_, columns) in enumerate(all_samples):
@@ -163,15 +164,19 @@ def prdc_of_samples(
             near = these < real_radii[s, block][rows, None]
             pairs[s] += np.count_nonzero(near)
             inside[s, columns] |= near.any(axis=0)
-            covered[s] += np.count_nonzero(near.any(axis=1))
+            found = near.any(axis=1)
+            covered[s] += np.count_nonzero(found)
+            if s == 0:
+                covered_points[block] = found
             recalled[s] += np.count_nonzero((these < fake_radii[s, columns]).any(axis=1))
     n_real, n_fake = (np.array([len(pair[side]) for pair in all_samples]) for side in (0, 1))
-    return {
+    values = {
         "precision": inside.sum(axis=1) / n_fake,
         "recall": recalled / n_real,
         "density": pairs / (k * n_fake),
         "coverage": covered / n_real,
     }
+    return values, covered_points
 
 
 def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> Floats:
@@ -245,7 +250,15 @@ def nearest_centroid(features: npt.ArrayLike, centroids: npt.ArrayLike) -> Rows:
     return np.concatenate([(chunk @ centroids.T - offset).argmax(axis=1) for chunk in chunks])
 
 
-def compare_features(images: npt.ArrayLike, reference: npt.ArrayLike, *, k: int, subsamples: int, seed: int) -> dict[str, Any]:
+def compare_features(
+    images: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    *,
+    k: int,
+    subsamples: int,
+    seed: int,
+    clusters: tuple[Rows, Rows] | None = None,
+) -> dict[str, Any]:
     """Every metric of one encoder: images (N, d) against reference (M, d).
 
     A metric that is undefined for these sizes has the value None and says why; so does an interval.
@@ -255,6 +268,7 @@ def compare_features(images: npt.ArrayLike, reference: npt.ArrayLike, *, k: int,
     k : neighbours of precision, recall, density and coverage.
     subsamples : half-samples behind each interval.
     seed : of the half-samples: equal sizes get equal halves, so image sets can be compared.
+    clusters : of the images, as their rows name them, and of the reference; None leaves out what is told cluster by cluster.
     """
     images, reference = np.asarray(images), np.asarray(reference)
     smaller, dimension = min(len(images), len(reference)), images.shape[1]
@@ -267,6 +281,7 @@ def compare_features(images: npt.ArrayLike, reference: npt.ArrayLike, *, k: int,
     )
     sizes = f"{len(images)} images and {len(reference)} reference images"
     cells: dict[str, Cell] = {}
+    covered: npt.NDArray[np.bool_] | None = None
     if smaller <= dimension:
         cells["fd"] = _undefined(f"{sizes}: a covariance in {dimension} dimensions needs more than {dimension} of each")
     else:
@@ -287,13 +302,59 @@ def compare_features(images: npt.ArrayLike, reference: npt.ArrayLike, *, k: int,
         cells |= {name: _undefined(f"{sizes}: {k} neighbours need more than {k} of each") for name in PRDC}
     elif smaller // 2 <= k:
         reason = f"{sizes}: halves are too small for {k} neighbours"
-        cells |= {name: _without_interval(value, reason) for name, value in prdc(reference, images, k).items()}
+        wholes, covered = prdc_of_samples(reference, images, k, [])
+        cells |= {name: _without_interval(float(values[0]), reason) for name, values in wholes.items()}
     else:
-        for name, values_of_samples in prdc_of_samples(reference, images, k, halves).items():
+        values_of_all, covered = prdc_of_samples(reference, images, k, halves)
+        for name, values_of_samples in values_of_all.items():
             value = float(values_of_samples[0])
             high = np.inf if name == "density" else 1.0
             cells[name] = _cell(value, *half_sample_interval(value, values_of_samples[1:], high=high))
-    return {"dimension": dimension, "k": k, "n": len(images), "reference": len(reference), **cells}
+    sizes_and_cells: dict[str, Any] = {"dimension": dimension, "k": k, "n": len(images), "reference": len(reference), **cells}
+    if clusters is not None:
+        sizes_and_cells["clusters"] = cluster_by_cluster(images, reference, *clusters, covered)
+    return sizes_and_cells
+
+
+def cluster_by_cluster(
+    images: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    image_clusters: Rows,
+    reference_clusters: Rows,
+    covered: npt.NDArray[np.bool_] | None,
+) -> list[dict[str, Any]]:
+    """Which morphologies the generator draws and which it misses.
+
+    Parameters
+    ----------
+    images, reference : (N, d) and (M, d).
+    image_clusters, reference_clusters : int64 (N,) and (M,).
+    covered : which reference points have an image in their neighbourhood, (M,); None if that is undefined.
+
+    Returns
+    -------
+    For each cluster its number, `images` and `reference` in it, `coverage` (the share of its reference points that are covered,
+    with Wilson's interval), and `distance`: between the means of both, in units of the reference's own spread (the root of its
+    variance summed over dimensions).
+    """
+    images, reference = np.asarray(images), np.asarray(reference)
+    spread = float(np.sqrt(reference.var(axis=0, dtype=np.float64).sum()))
+    rows = []
+    for cluster in range(int(max(image_clusters.max(), reference_clusters.max())) + 1):
+        own, theirs = image_clusters == cluster, reference_clusters == cluster
+        n, m = int(own.sum()), int(theirs.sum())
+        cell = _undefined("no reference patch in it" if not m else "neighbourhoods are undefined")
+        if m and covered is not None:
+            hits = int(covered[theirs].sum())
+            cell = _cell(hits / m, *wilson_interval(hits, m))
+        gap = (
+            float(np.linalg.norm(images[own].mean(axis=0, dtype=np.float64) - reference[theirs].mean(axis=0, dtype=np.float64)))
+            if n and m and spread
+            else None
+        )
+        distance = None if gap is None else gap / spread
+        rows.append({"cluster": cluster, "images": n, "reference": m, "coverage": cell, "distance": distance})
+    return rows
 
 
 def prompt_fidelity(features: npt.ArrayLike, centroids: npt.ArrayLike, clusters: npt.ArrayLike) -> Cell:
@@ -359,18 +420,27 @@ def compute_metrics(
             expected="a held-out split with patches that pass the outlier filter",
             remedy="look at the reasons in this table; relax the config key `outliers` if good tissue was dropped",
         )
+    clusters: tuple[Rows, Rows] | None = None
     encoders = {}
     fidelity = _undefined(f"the clusters' encoder {morphology_encoder} is not among the evaluation's encoders")
+    loaded = {}
     for encoder, path in features.items():
         images, held_out = load_features(path), load_features(reference[encoder])
         _check_rows(path, len(images), images_csv, len(table))
         _check_rows(reference[encoder], len(held_out), reference_kept_csv, len(reference_table))
         _check_width(path, images, f"the reference {reference[encoder]}", held_out)
-        encoders[encoder] = compare_features(images, held_out[kept], k=neighbours, subsamples=subsamples, seed=seed)
-        if encoder == morphology_encoder:
-            centroids = load_features(centroids_npy)
-            _check_width(path, images, f"the clusters {centroids_npy}", centroids)
-            fidelity = prompt_fidelity(images, centroids, table["cluster"].to_numpy())
+        loaded[encoder] = images, held_out[kept]
+    if morphology_encoder in loaded:
+        images, held_out = loaded[morphology_encoder]
+        centroids = load_features(centroids_npy)
+        _check_width(features[morphology_encoder], images, f"the clusters {centroids_npy}", centroids)
+        named = table["cluster"].to_numpy(np.int64)
+        fidelity = prompt_fidelity(images, centroids, named)
+        clusters = named, nearest_centroid(held_out, centroids)
+    for encoder, (images, held_out) in loaded.items():
+        encoders[encoder] = compare_features(
+            images, held_out, k=neighbours, subsamples=subsamples, seed=seed, clusters=clusters
+        )
     write_json(
         metrics_json,
         {
