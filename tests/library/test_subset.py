@@ -99,12 +99,13 @@ def test_one_prompt_s_draw_does_not_depend_on_the_others() -> None:
     pd.testing.assert_frame_equal(alone, among[(among.label == 1) & (among.cluster == 0)], check_like=False)
 
 
-def test_prompts_are_chosen_on_train_alone(tmp_path: Path) -> None:
+def test_prompts_are_chosen_on_train_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train = assignments(np.array([[50, 5, 40, 20], [9, 30, 20, 60]]))
     # In valid the clusters that train leaves out are the most populated ones; one chosen prompt is scarce, one is absent.
     valid = assignments(np.array([[3, 90, 8, 0], [90, 7, 6, 5]]))
     drawn, held_out = balance(tmp_path, train, valid)
     assert (0, 1) not in set(zip(drawn.label, drawn.cluster, strict=True))
+    assert "5 of label 0 in cluster 1, 9 of label 1 in cluster 0. See" in capfd.readouterr().err
     sizes = held_out.groupby(["label", "cluster"]).size()
     assert sizes.to_dict() == {(0, 0): 3, (0, 2): 3, (1, 1): 3, (1, 2): 3, (1, 3): 3}
 

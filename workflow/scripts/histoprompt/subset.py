@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoprompt.errors import InputError
 from histoprompt.files import read_csv, write_csv
-from histoprompt.job import progress
+from histoprompt.job import progress, say
 from histoprompt.patches import Images, PatchFile, write_patches
 
 COLUMNS = ("row", "id", "label", "cluster")
@@ -127,6 +127,18 @@ def balance_subset(
     counts = pd.crosstab(patches["label"], patches["cluster"]).reindex(index=labels, columns=clusters, fill_value=0)
     chosen, each = choose_prompts(counts.to_numpy(np.int64), train, min_prompts_per_label)
     prompts = [(int(label), cluster) for label, row in zip(labels, chosen, strict=True) for cluster in row]
+    left_out = [
+        f"{size} of label {label} in cluster {cluster}"
+        for label, row in zip(labels, counts.to_numpy(), strict=True)
+        for cluster, size in enumerate(row)
+        if size and (label, cluster) not in prompts
+    ]
+    if left_out:
+        say(
+            "balance_subset: no arm is trained on these patches, since every label gives the same number of clusters and of "
+            f"patches of each: {', '.join(left_out)}. See what that costs in figures/coverage.png; a smaller `subset.train` "
+            "may keep them."
+        )
 
     available = held_out.groupby(["label", "cluster"]).size()
     shown = [prompt for prompt in prompts if prompt in available.index]
