@@ -18,6 +18,7 @@ rule encode_latents:
         "results/{study}/benchmarks/encode_latents/{encoder}/k{k}.tsv"
     conda:
         "../../envs/histoprompt.yaml"
+    priority: 2 # the longest jobs wait for it
     threads: THREADS
     resources:
         gpu=GPUS,

@@ -161,6 +161,7 @@ rule build_prompts:
         "results/{study}/benchmarks/build_prompts/{arm}.tsv"
     conda:
         "../../envs/histoprompt.yaml"
+    priority: 2 # the longest jobs wait for it
     resources:
         mem_mb=2000,
         runtime=30,
