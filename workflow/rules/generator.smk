@@ -16,9 +16,9 @@ rule encode_latents:
         "results/{study}/logs/encode_latents/{encoder}/k{k}.log",
     benchmark:
         "results/{study}/benchmarks/encode_latents/{encoder}/k{k}.tsv"
+    priority: 2  # the longest jobs wait for it
     conda:
         "../../envs/histoprompt.yaml"
-    priority: 2 # the longest jobs wait for it
     threads: THREADS
     resources:
         gpu=GPUS,

@@ -159,9 +159,9 @@ rule build_prompts:
         "results/{study}/logs/build_prompts/{arm}.log",
     benchmark:
         "results/{study}/benchmarks/build_prompts/{arm}.tsv"
+    priority: 2  # the longest jobs wait for it
     conda:
         "../../envs/histoprompt.yaml"
-    priority: 2 # the longest jobs wait for it
     resources:
         mem_mb=2000,
         runtime=30,
