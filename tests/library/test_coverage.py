@@ -32,7 +32,7 @@ def test_every_cluster_of_every_image_set_is_there(tmp_path: Path) -> None:
     patches = write_patch_file(tmp_path / "test.h5", 10, 16)
     outputs = [(tmp_path / f"{n}.csv", tmp_path / f"{n}.png") for n in range(2)]
     for table_csv, figure_png in outputs:
-        draw_coverage(files, patches, tmp_path / "test.csv", table_csv, figure_png, titles={"arm": "arm: mine"})
+        draw_coverage(files, patches, tmp_path / "test.csv", table_csv, figure_png)
     table = pd.read_csv(outputs[0][0])
     assert len(table) == 6 and table["encoder"].eq("dino").all()
     assert table.loc[table["name"] == "arm", "coverage"].tolist() == [0.5, 0.0, 0.25]

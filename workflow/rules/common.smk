@@ -28,6 +28,7 @@ except InputError as error:
 STUDY = config["study"]
 SPLITS = ["train", "valid", "test"]
 ARMS = list(config["arms"])
+IMAGE_SETS = ["real", "vae", *ARMS]
 TITLES = arm_titles(config)
 SHARDS = range(config["generator"]["sampling"]["shards"])
 THREADS = config["threads"]
@@ -80,22 +81,19 @@ def of_image_set(key):
     return lambda wildcards: morphology_of(config, wildcards.sampled)[key]
 
 
+def of_clustering(study, settings, file, folder="clusters"):
+    """A file of one clustering, or of what was made from it."""
+    return f"results/{study}/{folder}/{settings['encoder']}/k{settings['k']}/{file}"
+
+
 def clusters_of_arm(file):
     """A file of the clustering from which the wildcards' arm takes its training images and its prompts."""
-    return of_clustering("clusters", file)
+    return lambda wildcards: of_clustering(wildcards.study, arm_settings(config, wildcards.arm), file)
 
 
 def latents_of_arm(file):
     """A file of the latents of the arm's training images, which arms of the same clustering share."""
-    return of_clustering("latents", file)
-
-
-def of_clustering(folder, file):
-    def path(wildcards):
-        settings = arm_settings(config, wildcards.arm)
-        return f"results/{wildcards.study}/{folder}/{settings['encoder']}/k{settings['k']}/{file}"
-
-    return path
+    return lambda wildcards: of_clustering(wildcards.study, arm_settings(config, wildcards.arm), file, "latents")
 
 
 def file_of_images(wildcards):
@@ -135,17 +133,12 @@ def finetuned_model(wildcards):
 def judged_by_the_studys_clusters():
     """Image sets that can stand beside each other cluster by cluster; arms with clusters of their own cannot."""
     study = {key: config["morphology"][key] for key in ("encoder", "k")}
-    return [sampled for sampled in ["real", "vae", *ARMS] if morphology_of(config, sampled) == study]
+    return [sampled for sampled in IMAGE_SETS if morphology_of(config, sampled) == study]
 
 
 def of_morphology(file):
     """A file of the clustering by which an image set is judged."""
-
-    def path(wildcards):
-        settings = morphology_of(config, wildcards.sampled)
-        return f"results/{wildcards.study}/clusters/{settings['encoder']}/k{settings['k']}/{file}"
-
-    return path
+    return lambda wildcards: of_clustering(wildcards.study, morphology_of(config, wildcards.sampled), file)
 
 
 def features_in_morphology_space(images):

@@ -58,7 +58,6 @@ rule draw_coverage:
         mem_mb=2000,
         runtime=30,
     params:
-        titles=TITLES,
         code=code_digest("draw_coverage"),
     script:
         "../scripts/draw_coverage.py"
@@ -66,9 +65,9 @@ rule draw_coverage:
 
 rule summarise_study:
     input:
-        metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=["real", "vae", *ARMS]),
+        metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=IMAGE_SETS),
         classifiers=collect("results/{{study}}/classifier/{mix}.json", mix=["real", *mixes_with(ARMS)]),
-        copies=collect("results/{{study}}/copies/{sampled}.json", sampled=["real", "vae", *ARMS]),
+        copies=collect("results/{{study}}/copies/{sampled}.json", sampled=IMAGE_SETS),
     output:
         table=report(
             "results/{study}/summary.csv",

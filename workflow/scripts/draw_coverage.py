@@ -11,5 +11,4 @@ if __name__ == "__main__":
             snakemake.input.assignments,
             snakemake.output.table,
             snakemake.output.figure,
-            titles=snakemake.params.titles,
         )

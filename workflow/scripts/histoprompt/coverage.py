@@ -21,8 +21,6 @@ def draw_coverage(
     assignments_csv: str | Path,
     table_csv: str | Path,
     figure_png: str | Path,
-    *,
-    titles: Mapping[str, str],
 ) -> None:
     """Put the clusters of several image sets side by side.
 
@@ -33,7 +31,6 @@ def draw_coverage(
         to a cluster's centre stands for it.
     table_csv : written: `name,encoder,cluster,images,reference,coverage,low,high,distance`.
     figure_png : written: a panel an encoder, a row an image set, a column a cluster.
-    titles : what an image set is called in the figure, where it is not its name.
     """
     rows = [
         {"name": report["name"], "encoder": encoder, **entry, **_flat(entry["coverage"])}
@@ -49,14 +46,14 @@ def draw_coverage(
     with PatchFile(patches_h5) as patches:
         pictures = dict(zip(examples.index, patches.take(examples.to_numpy()), strict=True))
     with atomic(figure_png) as temporary:
-        _figure(table, pictures, titles).savefig(temporary, metadata={"Software": None})
+        _figure(table, pictures).savefig(temporary, metadata={"Software": None})
 
 
 def _flat(cell: Mapping[str, float | None]) -> dict[str, float | None]:
     return {"coverage": cell["value"], "low": cell["low"], "high": cell["high"]}
 
 
-def _figure(table: pd.DataFrame, pictures: Mapping[int, np.ndarray], titles: Mapping[str, str]) -> Figure:
+def _figure(table: pd.DataFrame, pictures: Mapping[int, np.ndarray]) -> Figure:
     names, encoders = table["name"].unique(), table["encoder"].unique()
     clusters = sorted(table["cluster"].unique())
     height = 0.4 * len(names) + 0.75
@@ -81,7 +78,7 @@ def _figure(table: pd.DataFrame, pictures: Mapping[int, np.ndarray], titles: Map
             axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "black")
         counts = part.drop_duplicates("cluster").set_index("cluster")["reference"]
         axis.set_xticks(range(len(clusters)), [f"{cluster}\n{counts[cluster]}" for cluster in clusters], fontsize=8)
-        axis.set_yticks(range(len(names)), [titles.get(name, name).split(":")[0] for name in names], fontsize=9)
+        axis.set_yticks(range(len(names)), names, fontsize=9)
         axis.set_title(f"Held-out patches covered, in per cent, in the space of {encoder}", fontsize=10, loc="left")
     axes[-1].set_xlabel("cluster, and how many held-out patches it has", fontsize=9)
     return figure

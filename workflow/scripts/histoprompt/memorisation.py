@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_json
-from histoprompt.intervals import Floats, Rows, wilson_interval
-from histoprompt.metrics import distance_blocks, load_features
+from histoprompt.intervals import Floats, Rows
+from histoprompt.metrics import distance_blocks, load_features, share
 from histoprompt.patches import Images, PatchFile
 
 NEAR = 0.01  # share of held-out patches that lie as near to a training patch as what is called a near copy
@@ -125,9 +124,9 @@ def find_copies(
             "images": len(images),
             "train": len(train),
             "held_out": len(held_out),
-            "authentic": _share(authentic(nearest, distances, own)),
-            "authentic_held_out": _share(authentic(held_nearest, held_distances, own)),
-            "near_copies": _share(distances < threshold),
+            "authentic": share(authentic(nearest, distances, own)),
+            "authentic_held_out": share(authentic(held_nearest, held_distances, own)),
+            "near_copies": share(distances < threshold),
             "near_copies_held_out": NEAR,
             "near_distance": threshold,
             "median_distance": float(np.median(distances)),
@@ -140,11 +139,6 @@ def find_copies(
             ],
         },
     )
-
-
-def _share(hits: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    low, high = wilson_interval(int(hits.sum()), len(hits))
-    return {"value": float(hits.mean()), "low": low, "high": high}
 
 
 def _draw_pairs(images: Images, patches: Images, ratios: Floats) -> Image.Image:

@@ -86,8 +86,11 @@ def kernel_distances_of_samples(real: npt.ArrayLike, fake: npt.ArrayLike, sample
     float64 (1 + samples,): the value of all points, then one a sample.
     """
     real, fake = np.asarray(real), np.asarray(fake)
-    real_members = _members(len(real), [rows for rows, _ in samples])
-    fake_members = _members(len(fake), [rows for _, rows in samples])
+    all_samples = [(np.arange(len(real)), np.arange(len(fake))), *samples]
+    real_members, fake_members = (
+        np.ascontiguousarray(_members(len(points), [pair[side] for pair in all_samples]).T, dtype=np.float64)
+        for side, points in enumerate((real, fake))
+    )
     n, m = real_members.sum(axis=0), fake_members.sum(axis=0)
     within_real = _kernel_sums(real, real, real_members, real_members) / (n * (n - 1))
     within_fake = _kernel_sums(fake, fake, fake_members, fake_members) / (m * (m - 1))
@@ -96,12 +99,11 @@ def kernel_distances_of_samples(real: npt.ArrayLike, fake: npt.ArrayLike, sample
     return distances
 
 
-def _members(points: int, samples: Sequence[Rows]) -> Floats:
-    """(points, 1 + samples): 1 where a point belongs to a sample; the first sample is all of them."""
-    members = np.zeros((points, 1 + len(samples)))
-    members[:, 0] = 1
-    for s, rows in enumerate(samples, start=1):
-        members[rows, s] = 1
+def _members(points: int, samples: Sequence[Rows]) -> npt.NDArray[np.bool_]:
+    """Which of the points each sample holds, (samples, points)."""
+    members = np.zeros((len(samples), points), bool)
+    for s, rows in enumerate(samples):
+        members[s, rows] = True
     return members
 
 
@@ -193,9 +195,7 @@ def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> F
     float64 (samples, N); -1 where a point is not in the sample.
     """
     points = np.asarray(points)
-    members = np.zeros((len(samples), len(points)), bool)
-    for s, rows in enumerate(samples):
-        members[s, rows] = True
+    members = _members(len(points), samples)
     radii = np.full(members.shape, -1.0)
     listed = min(len(points) - 1, 4 * k + _SPARE_NEIGHBOURS)
     for start, distances in distance_blocks(points, points):
@@ -293,23 +293,24 @@ def compare_features(
             cells["fd"] = _cell(value, *half_sample_interval(value, values))
     if smaller < 2:
         cells["kd"] = _undefined(f"{sizes}: pairs need two of each")
-    elif smaller // 2 < 2:
-        cells["kd"] = _without_interval(kernel_distance(reference, images), f"{sizes}: halves are too small for pairs")
     else:
-        value, *of_halves = kernel_distances_of_samples(reference, images, halves)
-        cells["kd"] = _cell(float(value), *half_sample_interval(float(value), of_halves, low=-np.inf))
+        value, *of_halves = map(float, kernel_distances_of_samples(reference, images, halves if smaller // 2 >= 2 else []))
+        cells["kd"] = (
+            _cell(value, *half_sample_interval(value, of_halves, low=-np.inf))
+            if of_halves
+            else _without_interval(value, f"{sizes}: halves are too small for pairs")
+        )
     if smaller <= k:
         cells |= {name: _undefined(f"{sizes}: {k} neighbours need more than {k} of each") for name in PRDC}
-    elif smaller // 2 <= k:
-        reason = f"{sizes}: halves are too small for {k} neighbours"
-        wholes, covered = prdc_of_samples(reference, images, k, [])
-        cells |= {name: _without_interval(float(values[0]), reason) for name, values in wholes.items()}
     else:
-        values_of_all, covered = prdc_of_samples(reference, images, k, halves)
-        for name, values_of_samples in values_of_all.items():
-            value = float(values_of_samples[0])
+        of_samples, covered = prdc_of_samples(reference, images, k, halves if smaller // 2 > k else [])
+        for name, (value, *of_halves) in ((name, map(float, found)) for name, found in of_samples.items()):
             high = np.inf if name == "density" else 1.0
-            cells[name] = _cell(value, *half_sample_interval(value, values_of_samples[1:], high=high))
+            cells[name] = (
+                _cell(value, *half_sample_interval(value, of_halves, high=high))
+                if of_halves
+                else _without_interval(value, f"{sizes}: halves are too small for {k} neighbours")
+            )
     sizes_and_cells: dict[str, Any] = {"dimension": dimension, "k": k, "n": len(images), "reference": len(reference), **cells}
     if clusters is not None:
         sizes_and_cells["clusters"] = cluster_by_cluster(images, reference, *clusters, covered)
@@ -343,25 +344,27 @@ def cluster_by_cluster(
     for cluster in range(int(max(image_clusters.max(), reference_clusters.max())) + 1):
         own, theirs = image_clusters == cluster, reference_clusters == cluster
         n, m = int(own.sum()), int(theirs.sum())
-        cell = _undefined("no reference patch in it" if not m else "neighbourhoods are undefined")
         if m and covered is not None:
-            hits = int(covered[theirs].sum())
-            cell = _cell(hits / m, *wilson_interval(hits, m))
-        gap = (
-            float(np.linalg.norm(images[own].mean(axis=0, dtype=np.float64) - reference[theirs].mean(axis=0, dtype=np.float64)))
-            if n and m and spread
-            else None
-        )
-        distance = None if gap is None else gap / spread
-        rows.append({"cluster": cluster, "images": n, "reference": m, "coverage": cell, "distance": distance})
+            coverage = share(covered[theirs])
+        else:
+            coverage = _undefined("neighbourhoods are undefined" if m else "no reference patch in it")
+        distance = None
+        if n and m and spread:
+            gap = images[own].mean(axis=0, dtype=np.float64) - reference[theirs].mean(axis=0, dtype=np.float64)
+            distance = float(np.linalg.norm(gap)) / spread
+        rows.append({"cluster": cluster, "images": n, "reference": m, "coverage": coverage, "distance": distance})
     return rows
 
 
 def prompt_fidelity(features: npt.ArrayLike, centroids: npt.ArrayLike, clusters: npt.ArrayLike) -> Cell:
     """Share of images (N, d) whose nearest centroid (k, d) is the cluster (N,) named by their row, with Wilson's interval."""
-    hits = int((nearest_centroid(features, centroids) == np.asarray(clusters)).sum())
-    n = len(np.asarray(clusters))
-    return _cell(hits / n, *wilson_interval(hits, n))
+    return share(nearest_centroid(features, centroids) == np.asarray(clusters))
+
+
+def share(hits: npt.NDArray[np.bool_]) -> Cell:
+    """Share of hits among some trials, with Wilson's interval."""
+    found = int(hits.sum())
+    return _cell(found / len(hits), *wilson_interval(found, len(hits)))
 
 
 def _cell(value: float, low: float, high: float) -> Cell:

@@ -25,7 +25,7 @@ from histoprompt.precision import attend_in_single_precision
 
 # Stable Diffusion's noise schedule, but its last moment is pure noise (Lin et al. 2024): on latents as small as these the tail
 # of the original still shows the mean colour of a patch, so that a model learns to copy it and draws every patch in the same
-# one. Velocity is predicted, as it must be then.
+# one. Noise cannot be predicted then; the image is, which gave better samples than velocity (docs/RESULTS.md).
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
