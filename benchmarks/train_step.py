@@ -25,6 +25,7 @@ def main() -> None:
     parser = options_of(__doc__, model="diffusion", batch_size=32)
     parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--resolution", type=int, default=96)
+    parser.add_argument("--patches", type=int, default=64, help="phantom patches to train on")
     parser.add_argument("--steps", type=int, nargs=2, default=(4, 16), help="few and more")
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--gradient-checkpointing", action="store_true")
@@ -34,10 +35,10 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    """Prepare 64 phantom patches for both, then let them take turns."""
+    """Prepare phantom patches for both, then let them take turns."""
     from histoprompt.latents import encode_latents
 
-    write_phantom(folder, 64)
+    write_phantom(folder, options.patches)
     images = prepare(folder)
     started = time.perf_counter()
     encode_latents(
