@@ -32,9 +32,9 @@ rule replicate:
         collect("results/{study}/replicates.{form}", study=STUDY, form=["csv", "md"]),
 
 
-rule sweep_guidance:
+rule ablations:
     input:
-        collect("results/{study}/{file}", study=STUDY, file=["guidance.csv", "figures/guidance.png"]),
+        collect("results/{study}/ablations/{ablation}.{form}", study=STUDY, ablation=ABLATIONS, form=["csv", "md", "png"]),
 
 
 rule foundation:
@@ -45,7 +45,7 @@ rule foundation:
 localrules:
     all,
     replicate,
-    sweep_guidance,
+    ablations,
     foundation,
 
 

@@ -12,7 +12,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from histoprompt.config import arm_settings, check_config, mixes_with, morphology_of
+from histoprompt.config import (
+    ablation_arms,
+    arm_settings,
+    arm_titles,
+    check_config,
+    mixes_with,
+    morphology_of,
+    varied_setting,
+)
 from histoprompt.environment import gpus_for
 from histoprompt.errors import InputError
 
@@ -115,6 +123,16 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("evaluation.encoders", ["dino", "inception"], ["`evaluation.encoders`", "'inception'", "dino, resnet"]),
         ("evaluation.neighbours", 1000, ["`generator.sampling.images`", "`evaluation.neighbours + 1`"]),
         ("replicates.arms", ["labels"], ["`replicates.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
+        ("arms.k6", {"prompts": "label"}, ["`ablations.clusters.arms.k6`", "an arm named k6", "no other arm"]),
+        ("ablations.clusters.arms.k6.encoder", "clip", ["`ablations.clusters.arms.k6.encoder`", "dino, resnet"]),
+        ("ablations.clusters.arms.test", {"prompts": "label"}, ["`ablations.clusters.arms.test`", "rename"]),
+        ("ablations.clusters.arms.k6.finetune", {"steps": 10}, ["`ablations.clusters.arms.k6.finetune.warmup_steps`"]),
+        ("ablations.clusters.beside", ["k24"], ["`ablations.clusters.beside`", "'k24'", "pretrained, label"]),
+        ("ablations.clusters.varies", "finetune.stepz", ["`ablations.clusters.varies`", "finetune.steps", "sampling.guidance"]),
+        ("ablations.patches.arms.train_100.train", 1601, ["`subset.train`", "`ablations.patches.arms.train_100.train`"]),
+        ("arms.label.model", "lable", ["`arms.label.model`", "'lable'", "morphology"]),
+        ("arms.label.model", "label_w1", ["`arms.label.model`", "samples the model of 'label'", "a model of its own"]),
+        ("ablations.guidance.arms.label_w1.seed", 1, ["`ablations.guidance.arms.label_w1.seed`", "the model of 'label'"]),
         ("data.classes", ["cancer"], ["`data.classes`", "two words"]),
         ("data.classes", [], ["`data.classes`", "two words"]),
         ("data.classes", ["a", "a"], ["`data.classes`"]),
@@ -198,7 +216,7 @@ def test_a_prompt_longer_than_the_text_encoder_takes(config, models):
     check_config(config, schema=SCHEMA, study_file="")
     config["arms"] = {"far": {"prompts": "morphology", "k": 102}}
     config["replicates"]["arms"] = []
-    config["guidance_sweep"]["arms"] = ["far"]
+    config["ablations"] = {}
     text = message(config)
     assert "`prompts.morphology`" in text and "at most 8 tokens" in text
     assert "a prompt of 9 tokens: 'Histology image of healthy tissue, morphology type one hundred'" in text
@@ -243,11 +261,38 @@ def test_a_replicate_is_its_arm_with_another_seed(config):
     assert replicate == {**arm, "model": "shuffled-seed3", "seed": 3, "image_seed": 3}
 
 
-def test_a_guided_arm_samples_its_arms_model(config):
-    guided = arm_settings(config, "morphology-seed3-guidance7.5")
-    arm = arm_settings(config, "morphology-seed3")
-    assert guided == arm | {"sampling": arm["sampling"] | {"guidance": 7.5}}
-    assert guided["model"] == "morphology-seed3" and guided["image_seed"] == 3
+def test_an_arm_may_sample_another_ones_model(config):
+    config["arms"]["morphology"] |= {"finetune": {"steps": 9}, "seed": 5, "train": 400}
+    config["arms"]["more"] = {"prompts": "morphology", "model": "morphology", "sampling": {"guidance": 7.5}}
+    for suffix in ("", "-seed3"):
+        more, arm = (arm_settings(config, name + suffix) for name in ("more", "morphology"))
+        assert more == arm | {"sampling": arm["sampling"] | {"guidance": 7.5}} and more["model"] == "morphology" + suffix
+
+
+def test_an_ablations_arms_are_arms(config):
+    assert ablation_arms(config, "training")[:3] == ["pretrained", "morphology", "steps_25"]
+    assert [varied_setting(config, arm, "finetune.steps") for arm in ("pretrained", "morphology", "steps_25")] == [
+        None,
+        200,
+        25,
+    ]
+    assert varied_setting(config, "morphology_w5", "sampling.guidance") == 5 and varied_setting(config, "k33", "k") == 33
+    assert arm_settings(config, "morphology_w5")["model"] == "morphology"
+    assert morphology_of(config, "by_resnet-seed1") == {"encoder": "resnet", "k": 12}
+    assert arm_settings(config, "train_100") == arm_settings(config, "morphology") | {"model": "train_100", "train": 100}
+
+
+def test_no_arm_has_more_clusters_than_there_are_patches(config):
+    config["data"]["phantom"]["patches"]["train"] = 900
+    config["subset"]["train"] = config["generator"]["sampling"]["images"] = 800
+    check_config(config, schema=SCHEMA, study_file="")
+    config["ablations"]["clusters"]["arms"]["k33"]["k"] = 999
+    assert all(part in message(config) for part in ("`data.phantom.patches.train`", "at least 999", "the largest k"))
+
+
+def test_titles_are_those_of_the_arms_asked_for(config):
+    config["ablations"]["clusters"]["arms"]["k6"]["title"] = "few"
+    assert arm_titles(config, ["label", "k6"]) == {"k6": "k6: few"}
 
 
 def test_image_sets_are_judged_by_their_arms_clusters(config):

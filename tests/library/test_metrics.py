@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from histoprompt.errors import InputError
 from histoprompt.intervals import half_samples, wilson_interval
 from histoprompt.metrics import (
     PRDC,
+    chance_agreement,
     compare_features,
     compute_metrics,
     frechet_distance,
@@ -187,7 +189,23 @@ def test_nearest_centroid_and_prompt_fidelity() -> None:
     named = expected.copy()
     named[:1000] = (named[:1000] + 1) % 7
     low, high = wilson_interval(4000, 5000)
-    assert prompt_fidelity(features, centroids, named) == {"value": 0.8, "low": low, "high": high}
+    assert prompt_fidelity(features, centroids, named, np.zeros(len(named))) == {
+        **{"value": 0.8, "low": low, "high": high},
+        "chance": chance_agreement(nearest_centroid(features, centroids), named, np.zeros(len(named))),
+    }
+
+
+def test_chance_agreement_is_the_mean_over_permutations_within_labels() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 6)
+    found = labels * 3 + generator.integers(0, 3, 12)
+    named = labels * 3 + generator.integers(0, 3, 12)
+    shares = []
+    for first in itertools.permutations(range(6)):
+        permuted = np.concatenate([named[:6][list(first)], named[6:][list(first)]])
+        shares.append((found == permuted).mean())
+    assert chance_agreement(found, named, labels) == pytest.approx(np.mean(shares))
+    assert chance_agreement(found, named, np.zeros(12)) < chance_agreement(found, named, labels)
 
 
 def test_intervals_hold_the_value_of_the_metric_at_this_size() -> None:

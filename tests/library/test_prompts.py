@@ -141,7 +141,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def build(folder: Path, kind: str, **changes) -> dict[str, pd.DataFrame]:
-    arguments = {"prompts": kind, "templates": TEMPLATES, "images": 101, "seed": 3} | changes
+    arguments = {"prompts": kind, "templates": TEMPLATES, "train": 2000, "images": 101, "seed": 3} | changes
     written = {name: folder / f"{kind}.{name}.csv" for name in ("train", "valid", "generate")}
     build_prompts(folder / "p.h5", folder / "s.train.csv", folder / "s.valid.csv", *written.values(), **arguments)
     return {name: pd.read_csv(path) for name, path in written.items()}
@@ -178,6 +178,15 @@ def test_shuffled_prompts_tell_nothing_within_a_label(study: Path) -> None:
         assert abs(adjusted_mutual_info_score(own["true_cluster"], own["cluster"])) < 0.01
     # Over both labels they do tell the label, and with it the clusters that only one label has: not the shuffle's doing.
     assert adjusted_mutual_info_score(table["true_cluster"], table["cluster"]) > 0.05
+
+
+def test_a_smaller_training_set_changes_nothing_that_is_generated(study: Path) -> None:
+    whole, part = build(study, "morphology"), build(study, "morphology", train=60)
+    assert part["train"].groupby(["label", "cluster"]).size().tolist() == [10] * 6
+    assert part["train"].merge(whole["train"])["row"].tolist() == part["train"]["row"].tolist()
+    assert part["generate"].equals(whole["generate"]) and part["valid"].equals(whole["valid"])
+    with pytest.raises(InputError, match="at least 6: one image a prompt"):
+        build(study, "morphology", train=5)
 
 
 def test_a_renaming_of_clusters_is_no_shuffle() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from histoprompt.errors import InputError
 from histoprompt.patches import PatchFile, write_patches
-from histoprompt.subset import balance_subset, choose_prompts, draw_per_prompt, draw_real, keyed_generator
+from histoprompt.subset import balance_subset, choose_prompts, draw_per_prompt, draw_real, keyed_generator, part_of_subset
 
 
 def assignments(counts: np.ndarray, seed: int = 0) -> pd.DataFrame:
@@ -41,6 +41,17 @@ def test_takes_the_largest_number_of_prompts_that_every_label_can_fill() -> None
     with pytest.raises(InputError, match="at most 120 patches"):
         choose_prompts(counts, 126, 2)
     assert choose_prompts(counts, 40, 2) == ([[0, 2, 3, 1], [3, 1, 2, 0]], 5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.tuples(st.integers(6, 130), st.integers(6, 130)), seed=st.integers(0, 2**32))
+def test_smaller_parts_lie_in_larger_ones(sizes: tuple[int, int], seed: int) -> None:
+    subset = assignments(np.full((2, 3), 20))[["row", "id", "label", "cluster"]]
+    small, large = (part_of_subset(subset, size, seed) for size in sorted(sizes))
+    for part, size in zip((small, large), sorted(sizes), strict=True):
+        assert part.groupby(["label", "cluster"]).size().tolist() == [min(size // 6, 20)] * 6
+        assert part["row"].is_monotonic_increasing and set(part["row"]) <= set(subset["row"])
+    assert set(small["row"]) <= set(large["row"])
 
 
 @settings(max_examples=60, deadline=None)

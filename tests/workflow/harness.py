@@ -83,7 +83,6 @@ def mini_study(config: dict[str, Any]) -> None:
     }
     config["encoders"] = {"tiny": {"model": "models/encoder", "revision": None, "batch_size": 64, "dtype": "float32"}}
     config["morphology"] |= {"encoder": "tiny", "k": 3, "n_init": 2, "sweep": [2, 3], "silhouette_sample": 50}
-    config["guidance_sweep"] = {"arms": ["morphology"], "scales": [1, 2.5]}
     config["prompts"] = {"label": "{label}", "morphology": "{label} type {index}"}
     config["subset"] = {"train": 32, "valid": 8, "min_prompts_per_label": 1}
     config["generator"] |= {"model": "models/pipeline", "resolution": 32, "encode_batch_size": 16}
@@ -95,6 +94,20 @@ def mini_study(config: dict[str, Any]) -> None:
     config["evaluation"] = {"encoders": ["tiny"], "neighbours": 3, "subsamples": 4}
     config["classifier"] |= {"steps": 3, "batch_size": 4}
     config["replicates"] = {"arms": ["morphology"], "seeds": [1]}
+    config["ablations"] = {
+        "guidance": {
+            "title": "Guidance?",
+            "varies": "sampling.guidance",
+            "beside": ["morphology"],
+            "arms": {"unguided": {"prompts": "morphology", "model": "morphology", "sampling": {"guidance": 1}}},
+        },
+        "patches": {
+            "title": "Patches?",
+            "varies": "train",
+            "beside": ["morphology"],
+            "arms": {"few": {"prompts": "morphology", "train": 8}, "some": {"prompts": "morphology", "train": 16}},
+        },
+    }
 
 
 def write_models(project: Project) -> None:

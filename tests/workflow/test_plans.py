@@ -11,7 +11,7 @@ def small(config):
     config["study"] = "small"
     config["arms"] = {"label": {"prompts": "label"}}
     config["replicates"] = {"arms": ["label"], "seeds": [4]}
-    config["guidance_sweep"]["arms"] = ["label"]
+    config["ablations"] = {}
 
 
 def test_the_demo(project):
@@ -21,6 +21,11 @@ def test_the_demo(project):
     }
     assert {"make_phantom train", "compute_metrics real", "compute_metrics vae", "train_classifier real+label"} <= jobs
     assert not {job for job in jobs if "seed" in job or "pcam" in job}
+
+
+def test_the_papers_ablations(project):
+    result = project.run("-n", "-q", "ablations", "--configfile", "config/pcam.yaml")
+    assert result.returncode == 0, result.stdout
 
 
 def test_the_papers_study_downloads_pcam_and_needs_neither_data_nor_models(project):
@@ -56,13 +61,29 @@ def test_replicates_are_made_on_request_alone(project):
     assert "finetune_diffusion label" not in jobs
 
 
-def test_a_guidance_sweep_samples_the_arms_own_model(project):
-    jobs = project.planned("sweep_guidance")
-    assert {job for job in jobs if job.startswith("finetune_diffusion")} == {"finetune_diffusion morphology"}
-    assert {job for job in jobs if job.startswith("generate_images")} == {
-        f"generate_images morphology-guidance{scale}, 0" for scale in ("1", "1.5", "2", "3", "5", "7.5")
+def test_an_ablation_runs_its_own_arms_and_those_beside_it(project):
+    jobs = project.planned("results/demo/ablations/guidance.md")
+    assert {job for job in jobs if job.startswith("finetune_diffusion")} == {
+        "finetune_diffusion label",
+        "finetune_diffusion morphology",
     }
-    assert "draw_arms" not in jobs
+    assert {job for job in jobs if job.startswith("generate_images")} == {
+        f"generate_images {arm}, 0"
+        for arm in ("label", "label_w1", "label_w5", "morphology", "morphology_w1", "morphology_w3", "morphology_w5")
+    }
+    assert not {"draw_arms", "summarise_study", "train_classifier label"} & jobs
+
+
+def test_ablations_are_no_part_of_the_study(project):
+    assert "summarise_ablation clusters" in project.planned("ablations")
+    assert not {job for job in project.planned() if "ablation" in job or "steps_" in job or "k33" in job}
+
+
+def test_an_ablations_arm_has_replicates(project):
+    jobs = project.planned("results/demo/metrics/steps_25-seed3.json")
+    assert "finetune_diffusion steps_25-seed3" in jobs
+    jobs = project.planned("results/demo/metrics/morphology_w5-seed3.json")
+    assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology-seed3"}
 
 
 def test_any_file_is_a_target(project):

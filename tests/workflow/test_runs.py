@@ -1,5 +1,6 @@
 """A whole study on tiny models, and what runs again after which change."""
 
+import json
 import os
 import signal
 import subprocess
@@ -70,13 +71,32 @@ def test_the_results_are_there(project):
     assert {path.parent.parent.name for path in results.glob("logs/*/*.log")} == {"logs"}
 
 
-def test_a_guidance_sweep_is_a_table_and_a_figure(project):
-    result = project.run("sweep_guidance", "--cores", "2", *STUDY)
+def test_ablations_are_tables_and_figures(project):
+    result = project.run("ablations", "--cores", "2", *STUDY)
     assert result.returncode == 0, result.stdout
-    assert "finetune_diffusion" not in result.stdout
-    table = pd.read_csv(project.folder / "results/mini/guidance.csv")
-    assert set(table["guidance"]) == {1, 2.5} and set(table["metric"]) >= {"recall", "prompt fidelity"}
-    assert (project.folder / "results/mini/figures/guidance.png").stat().st_size > 0
+    assert "finetune_diffusion/unguided" not in result.stdout
+    results = project.folder / "results/mini"
+    table = pd.read_csv(results / "ablations/guidance.csv", index_col="name")
+    assert table["sampling.guidance"].dropna().to_dict() == {"unguided": 1, "morphology": 2}
+    table = pd.read_csv(results / "ablations/patches.csv", index_col="name")
+    assert table["train"].dropna().to_dict() == {"few": 8, "some": 16, "morphology": 32}
+    rows = {arm: set(pd.read_csv(results / f"prompts/{arm}.train.csv")["row"]) for arm in ("few", "some", "morphology")}
+    assert len(rows["few"]) <= 8 and rows["few"] < rows["some"] < rows["morphology"]
+    assert json.loads((results / "copies/few.json").read_text())["train"] == len(rows["few"])
+    for form in ("md", "png"):
+        assert (results / f"ablations/patches.{form}").stat().st_size > 0
+
+
+def test_an_ablations_setting_reruns_that_arm(project):
+    def change(config):
+        mini_study(config)
+        config["ablations"]["patches"]["arms"]["few"]["finetune"] = {"learning_rate": 1.0e-4}
+
+    own = ("finetune_diffusion few", "generate_images few, 0", "generate_images few, 1", "export_dataset few")
+    study = ("--configfile", project.edit("few.yaml", change))
+    after = ("embed_images tiny, few", "compute_metrics few", "find_copies few", "summarise_ablation patches")
+    assert project.planned("ablations", *study) == {*own, *after}
+    assert project.planned(*study) == set()
 
 
 def test_a_second_run_has_nothing_to_do(project):
@@ -159,7 +179,7 @@ def test_another_base_model_reruns_the_generator_alone(project, edited):
 def test_an_interrupted_training_goes_on_to_the_same_bytes(project):
     def slow(config):
         mini_study(config)
-        config["guidance_sweep"]["arms"] = ["slow"]
+        config["ablations"] = {}
         config["arms"] = {"slow": {"prompts": "label", "finetune": {"steps": 60, "validate_every": 60, "grid_every": 60}}}
         config["replicates"] = {"arms": [], "seeds": []}
 

@@ -7,7 +7,17 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
 
-from histoprompt.config import DOWNLOADED_PCAM, arm_settings, arm_titles, check_config, mixes_with, morphology_of
+from histoprompt.config import (
+    DOWNLOADED_PCAM,
+    ablation_arms,
+    all_arms,
+    arm_settings,
+    arm_titles,
+    check_config,
+    mixes_with,
+    morphology_of,
+    varied_setting,
+)
 from histoprompt.digest import code_digest as digest_of_script
 from histoprompt.digest import model_digest
 from histoprompt.environment import gpus_for
@@ -29,11 +39,12 @@ STUDY = config["study"]
 SPLITS = ["train", "valid", "test"]
 ARMS = list(config["arms"])
 IMAGE_SETS = ["real", "vae", *ARMS]
-TITLES = arm_titles(config)
+TITLES = arm_titles(config, ARMS)
+ABLATIONS = list(config["ablations"])
 SHARDS = range(config["generator"]["sampling"]["shards"])
 THREADS = config["threads"]
 GPUS = gpus_for(config["device"])
-ANY_ARM = f"(?:{'|'.join(ARMS)})(?:-seed[0-9]+)?(?:-guidance[0-9.]+)?"
+ANY_ARM = f"(?:{'|'.join(all_arms(config))})(?:-seed[0-9]+)?"
 
 
 wildcard_constraints:
@@ -45,6 +56,7 @@ wildcard_constraints:
     arm=ANY_ARM,
     images=f"{'|'.join(SPLITS)}|real|vae|{ANY_ARM}",
     sampled=f"real|vae|{ANY_ARM}",
+    ablation="|".join(ABLATIONS),
     mix=rf"real|(?:real\+)?{ANY_ARM}",
 
 
@@ -141,6 +153,13 @@ def of_morphology(file):
     return lambda wildcards: of_clustering(wildcards.study, morphology_of(config, wildcards.sampled), file)
 
 
+def trained_on(wildcards):
+    """The rows of the train split that an image set's model was trained on; of real and reconstructed images, the whole subset."""
+    if wildcards.sampled in ("real", "vae"):
+        return of_clustering(wildcards.study, morphology_of(config, wildcards.sampled), "subset.train.csv")
+    return f"results/{wildcards.study}/prompts/{arm_settings(config, wildcards.sampled)['model']}.train.csv"
+
+
 def features_in_morphology_space(images):
     """Features of an image set by the encoder whose clusters judge the wildcards' one."""
 
@@ -171,6 +190,28 @@ def features_of(images):
 def table_of_image_set(wildcards):
     """Label and cluster of every image; reconstructions keep those of the real patches they come from."""
     return f"results/{wildcards.study}/samples/{'real' if wildcards.sampled == 'vae' else wildcards.sampled}.csv"
+
+
+def of_ablation(files, also=()):
+    """A file of every arm of the wildcards' ablation, and of the image sets it is read against."""
+    return lambda wildcards: [
+        files.format(study=wildcards.study, sampled=name) for name in (*also, *ablation_arms(config, wildcards.ablation))
+    ]
+
+
+def arms_of_ablation(wildcards):
+    """What tells the arms of an ablation apart; nothing else of theirs, so that no other setting redraws its table."""
+    arms = ablation_arms(config, wildcards.ablation)
+    titles, setting = arm_titles(config, arms), config["ablations"][wildcards.ablation]["varies"]
+    return {
+        name: {
+            "title": titles.get(name, name),
+            "value": varied_setting(config, name, setting),
+            "prompts": arm_settings(config, name)["prompts"],
+            **morphology_of(config, name),
+        }
+        for name in arms
+    }
 
 
 def images_of_mix(wildcards):

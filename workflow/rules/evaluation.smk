@@ -34,7 +34,7 @@ rule find_copies:
         table=table_of_image_set,
         images="results/{study}/samples/{sampled}.h5",
         train=features_in_morphology_space("train"),
-        subset=of_morphology("subset.train.csv"),
+        subset=trained_on,
         patches="results/{study}/patches/train.h5",
         held_out=features_in_morphology_space("test"),
         kept="results/{study}/patches/test.kept.csv",

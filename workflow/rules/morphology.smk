@@ -168,6 +168,7 @@ rule build_prompts:
     params:
         prompts=of_arm("prompts"),
         templates=config["prompts"],
+        train=of_arm("train"),
         images=config["generator"]["sampling"]["images"],
         seed=of_arm("image_seed"),
         code=code_digest("build_prompts"),

@@ -2,7 +2,7 @@ localrules:
     draw_arms,
     draw_coverage,
     summarise_study,
-    summarise_guidance,
+    summarise_ablation,
     summarise_replicates,
 
 
@@ -119,32 +119,32 @@ rule summarise_replicates:
         "../scripts/summarise_replicates.py"
 
 
-GUIDED = collect("{arm}-guidance{scale}", arm=config["guidance_sweep"]["arms"], scale=config["guidance_sweep"]["scales"])
-
-
-rule summarise_guidance:
+rule summarise_ablation:
     input:
-        collect("results/{{study}}/metrics/{arm}.json", arm=GUIDED),
+        metrics=of_ablation("results/{study}/metrics/{sampled}.json", also=["real", "vae"]),
+        copies=of_ablation("results/{study}/copies/{sampled}.json"),
     output:
-        table="results/{study}/guidance.csv",
+        table="results/{study}/ablations/{ablation}.csv",
+        text="results/{study}/ablations/{ablation}.md",
         figure=report(
-            "results/{study}/figures/guidance.png",
-            caption="../report/guidance.rst",
-            category="Results",
-            labels={"figure": "metrics over guidance"},
+            "results/{study}/ablations/{ablation}.png",
+            caption="../report/ablation.rst",
+            category="Ablations",
+            labels={"figure": "{ablation}"},
         ),
     log:
-        "results/{study}/logs/summarise_guidance.log",
+        "results/{study}/logs/summarise_ablation/{ablation}.log",
     benchmark:
-        "results/{study}/benchmarks/summarise_guidance.tsv"
+        "results/{study}/benchmarks/summarise_ablation/{ablation}.tsv"
     conda:
         "../../envs/histoprompt.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        arms=config["guidance_sweep"]["arms"],
-        scales=config["guidance_sweep"]["scales"],
-        code=code_digest("summarise_guidance"),
+        title=lookup(dpath="ablations/{ablation}/title", within=config),
+        varies=lookup(dpath="ablations/{ablation}/varies", within=config),
+        arms=arms_of_ablation,
+        code=code_digest("summarise_ablation"),
     script:
-        "../scripts/summarise_guidance.py"
+        "../scripts/summarise_ablation.py"

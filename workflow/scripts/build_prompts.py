@@ -14,6 +14,7 @@ if __name__ == "__main__":
             snakemake.output.generate,
             prompts=snakemake.params.prompts,
             templates=snakemake.params.templates,
+            train=snakemake.params.train,
             images=snakemake.params.images,
             seed=snakemake.params.seed,
         )

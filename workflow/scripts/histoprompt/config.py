@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,6 @@ from histoprompt.words import number_words
 DOWNLOADED_PCAM = "resources/pcam"
 FOUNDATION = "resources/foundation"
 _REPLICATE = re.compile(r"(?P<arm>.+)-seed(?P<seed>[0-9]+)")
-_GUIDED = re.compile(r"(?P<arm>.+)-guidance(?P<scale>[0-9]+(\.[0-9]+)?)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _IMAGE_SETS = ("real", "vae", "train", "valid", "test")
 _TYPES = {
@@ -51,35 +50,63 @@ def check_config(config: Mapping[str, Any], *, schema: str | Path, study_file: s
     _Checker(config, Path(schema), str(study_file)).check()
 
 
+def arm_entries(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(config key, name, entry) of every arm: the study's own first, then those of its ablations."""
+    sections = {"arms": config["arms"]}
+    sections |= {f"ablations.{name}.arms": ablation["arms"] for name, ablation in config["ablations"].items()}
+    for section, arms in sections.items():
+        for name, entry in arms.items():
+            yield f"{section}.{name}", name, entry
+
+
+def all_arms(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The entry of every arm, by name: the study's own and those of its ablations."""
+    return {name: entry for _, name, entry in arm_entries(config)}
+
+
 def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """Everything that tells one arm from another.
 
-    `{arm}-seed{s}` is a replicate: the arm with s for both of its seeds. `{arm}-guidance{w}` is the arm's own model sampled
-    with guidance w.
+    `{arm}-seed{s}` is a replicate: the arm with s for both of its seeds.
 
     Returns
     -------
-    `model` (the arm whose fine-tuned model is sampled), `prompts`, `encoder`, `k`, `finetune` (None: the base model is
-    sampled), `sampling`, `seed` (of the fine-tuning) and `image_seed` (of labels, clusters and noise of the generated images:
-    the study's in every arm, so that image n differs between arms by nothing but the model and the prompt's words).
+    `model` (the arm whose fine-tuned model is sampled), `prompts`, `encoder`, `k`, `train` (training images), `finetune` (None:
+    the base model is sampled), `sampling`, `seed` (of the fine-tuning) and `image_seed` (of labels, clusters and noise of the
+    generated images: the study's in every arm, so that image n differs between arms by nothing but the model and the prompt's
+    words).
     """
-    guided = _GUIDED.fullmatch(arm)
-    if guided:
-        settings = arm_settings(config, guided["arm"])
-        return settings | {"sampling": settings["sampling"] | {"guidance": float(guided["scale"])}}
     replicate = _REPLICATE.fullmatch(arm)
-    entry = config["arms"][replicate["arm"] if replicate else arm]
-    finetune = entry.get("finetune", {})
+    name, suffix = (replicate["arm"], f"-seed{replicate['seed']}") if replicate else (arm, "")
+    arms = all_arms(config)
+    entry = arms[name]
+    model = entry.get("model", name)
+    finetune = arms[model].get("finetune", {})
     return {
-        "model": arm,
+        "model": model + suffix,
         "prompts": entry["prompts"],
         "encoder": entry.get("encoder", config["morphology"]["encoder"]),
         "k": entry.get("k", config["morphology"]["k"]),
+        "train": arms[model].get("train", config["subset"]["train"]),
         "finetune": None if finetune is False else {**config["generator"]["finetune"], **finetune},
         "sampling": {**config["generator"]["sampling"], **entry.get("sampling", {})},
-        "seed": int(replicate["seed"]) if replicate else entry.get("seed", config["seed"]),
+        "seed": int(replicate["seed"]) if replicate else arms[model].get("seed", config["seed"]),
         "image_seed": int(replicate["seed"]) if replicate else config["seed"],
     }
+
+
+def varied_setting(config: Mapping[str, Any], arm: str, setting: str) -> Any:
+    """The value of a dotted setting of `arm_settings`, such as `finetune.steps`; None where the arm has no such section."""
+    value: Any = arm_settings(config, arm)
+    for name in setting.split("."):
+        value = None if value is None else value[name]
+    return value
+
+
+def ablation_arms(config: Mapping[str, Any], ablation: str) -> list[str]:
+    """The arms of an ablation's table: the study's own that stand beside it, then its own."""
+    entry = config["ablations"][ablation]
+    return [*entry["beside"], *entry["arms"]]
 
 
 def morphology_of(config: Mapping[str, Any], images: str) -> dict[str, Any]:
@@ -88,9 +115,10 @@ def morphology_of(config: Mapping[str, Any], images: str) -> dict[str, Any]:
     return {"encoder": settings["encoder"], "k": settings["k"]}
 
 
-def arm_titles(config: Mapping[str, Any]) -> dict[str, str]:
-    """What tables and figures call the arms of which the study says what they are; the others go by their names."""
-    return {name: f"{name}: {arm['title']}" for name, arm in config["arms"].items() if "title" in arm}
+def arm_titles(config: Mapping[str, Any], arms: Iterable[str]) -> dict[str, str]:
+    """What tables and figures call those arms of which the study says what they are; the others go by their names."""
+    entries = all_arms(config)
+    return {name: f"{name}: {entries[name]['title']}" for name in arms if "title" in entries[name]}
 
 
 def mixes_with(arms: Sequence[str]) -> list[str]:
@@ -166,23 +194,61 @@ class _Checker:
         )
 
     def check_names(self) -> None:
-        config = self.config
-        for arm in config["arms"]:
-            if arm in _IMAGE_SETS:
+        config, seen = self.config, set(_IMAGE_SETS)
+        for key, arm, _ in arm_entries(config):
+            if arm in seen:
                 self.refuse(
-                    f"arms.{arm}",
+                    key,
                     found=f"an arm named {arm}",
-                    expected=f"a name other than {', '.join(_IMAGE_SETS)}, which name image sets of every study",
+                    expected=f"a name other than {', '.join(_IMAGE_SETS)}, which name image sets of every study"
+                    if arm in _IMAGE_SETS
+                    else "a name that no other arm of the study or of its ablations has",
                     remedy="rename the arm",
                 )
+            seen.add(arm)
         named = [("morphology.encoder", config["morphology"]["encoder"])]
         named += [("evaluation.encoders", name) for name in config["evaluation"]["encoders"]]
-        named += [(f"arms.{arm}.encoder", entry["encoder"]) for arm, entry in config["arms"].items() if "encoder" in entry]
+        named += [(f"{key}.encoder", entry["encoder"]) for key, _, entry in arm_entries(config) if "encoder" in entry]
         for key, name in named:
             self.check_known(key, name, config["encoders"], "encoders")
-        for section in ("replicates", "guidance_sweep"):
-            for arm in config[section]["arms"]:
-                self.check_known(f"{section}.arms", arm, config["arms"], "arms")
+        for arm in config["replicates"]["arms"]:
+            self.check_known("replicates.arms", arm, config["arms"], "arms")
+        for key, _, entry in arm_entries(config):
+            if "model" in entry:
+                self.check_sampled_model(key, entry)
+        for name, ablation in config["ablations"].items():
+            for arm in ablation["beside"]:
+                self.check_known(f"ablations.{name}.beside", arm, config["arms"], "arms")
+            self.check_varied(f"ablations.{name}.varies", ablation["varies"])
+
+    def check_varied(self, key: str, setting: str) -> None:
+        sections = {name: self.config["generator"][name] for name in ("finetune", "sampling")}
+        known = [name for name in arm_settings(self.config, next(iter(self.config["arms"]))) if name not in sections]
+        known += [f"{section}.{name}" for section, settings in sections.items() for name in settings]
+        if setting not in known:
+            self.refuse(
+                key, found=repr(setting), expected=f"a setting of an arm: {', '.join(known)}", remedy="name what its arms vary"
+            )
+
+    def check_sampled_model(self, key: str, entry: Mapping[str, Any]) -> None:
+        """An arm that samples another one's model changes nothing about its training."""
+        arms = all_arms(self.config)
+        self.check_known(f"{key}.model", entry["model"], arms, "arms")
+        if "model" in arms[entry["model"]]:
+            self.refuse(
+                f"{key}.model",
+                found=f"{entry['model']!r}, which samples the model of {arms[entry['model']]['model']!r}",
+                expected="an arm with a model of its own",
+                remedy="name that arm",
+            )
+        trained = [name for name in ("finetune", "seed", "train") if name in entry]
+        if trained:
+            self.refuse(
+                f"{key}.{trained[0]}",
+                found=f"a setting of the training, where the model of {entry['model']!r} is sampled",
+                expected="none, since that arm decides how its model is trained",
+                remedy=f"take out this key, or `{key}.model`",
+            )
 
     def check_known(self, key: str, name: str, known: Iterable[str], section: str) -> None:
         if name not in known:
@@ -316,14 +382,19 @@ class _Checker:
                     f"subset.{split}",
                     "the subset is drawn from the split, without repeats",
                 )
-            largest = max([config["morphology"]["k"], *config["morphology"]["sweep"]])
+            of_arms = [arm_settings(config, arm)["k"] for arm in all_arms(config)]
+            largest = max([config["morphology"]["k"], *config["morphology"]["sweep"], *of_arms])
             self.check_at_least(
                 "data.phantom.patches.train", patches["train"], largest, "the largest k", "every cluster has a patch"
             )
-        for arm in config["arms"]:
+        for where, arm, entry in arm_entries(config):
+            if "train" in entry:
+                self.check_at_least(
+                    "subset.train", subset["train"], entry["train"], f"{where}.train", "an arm trains on a part of the subset"
+                )
             settings = arm_settings(config, arm)["finetune"]
             if settings and settings["warmup_steps"] >= settings["steps"]:
-                key = f"arms.{arm}.finetune" if "finetune" in config["arms"][arm] else "generator.finetune"
+                key = f"{where}.finetune" if "finetune" in entry else "generator.finetune"
                 self.refuse(
                     f"{key}.warmup_steps",
                     found=f"{settings['warmup_steps']} warm-up steps of {settings['steps']} in all",
@@ -416,8 +487,8 @@ class _Checker:
         """Stable Diffusion's own scheduler does not know every kind of model; the others do."""
         scheduler = folder / "scheduler/scheduler_config.json"
         base = _model_config(scheduler) if scheduler.is_file() else {}
-        for arm, entry in self.config["arms"].items():
-            key = f"arms.{arm}.sampling" if "scheduler" in entry.get("sampling", {}) else "generator.sampling"
+        for where, arm, entry in arm_entries(self.config):
+            key = f"{where}.sampling" if "scheduler" in entry.get("sampling", {}) else "generator.sampling"
             name = arm_settings(self.config, arm)["sampling"]["scheduler"]
             check_scheduler(name, base, f"config key `{key}.scheduler` of {self.study_file}, for {folder}")
 
@@ -434,7 +505,7 @@ class _Checker:
             raise _unreadable(file, str(error)) from error
         tokenizer.no_truncation()
         limit = int(_model_config(encoder).get("max_position_embeddings", 77))  # what CLIP's configuration may leave out
-        for arm in self.config["arms"]:
+        for arm in all_arms(self.config):
             settings = arm_settings(self.config, arm)
             kind = "label" if settings["prompts"] == "label" else "morphology"
             for label in self.config["data"]["classes"]:

@@ -356,9 +356,28 @@ def cluster_by_cluster(
     return rows
 
 
-def prompt_fidelity(features: npt.ArrayLike, centroids: npt.ArrayLike, clusters: npt.ArrayLike) -> Cell:
-    """Share of images (N, d) whose nearest centroid (k, d) is the cluster (N,) named by their row, with Wilson's interval."""
-    return share(nearest_centroid(features, centroids) == np.asarray(clusters))
+def prompt_fidelity(features: npt.ArrayLike, centroids: npt.ArrayLike, clusters: npt.ArrayLike, labels: npt.ArrayLike) -> Cell:
+    """Share of images (N, d) whose nearest centroid (k, d) is the cluster (N,) named by their row, with Wilson's interval.
+
+    Its `chance` is what the same images would have if their clusters' names were dealt anew among the images of each label
+    (N,). It is more than 1 / k: the label alone tells which clusters are likely.
+    """
+    found, named, labels = nearest_centroid(features, centroids), np.asarray(clusters), np.asarray(labels)
+    return share(found == named) | {"chance": chance_agreement(found, named, labels)}
+
+
+def chance_agreement(found: Rows, named: Rows, labels: Rows) -> float:
+    """Mean share of equal entries of `found` and `named`, both (N,), over all permutations of `named` within each label (N,).
+
+    (The agreement expected by chance of Cohen 1960, label by label.)
+    """
+    size = int(max(found.max(), named.max())) + 1
+    hits = 0.0
+    for label in np.unique(labels):
+        own = labels == label
+        pairs = np.bincount(found[own], minlength=size) @ np.bincount(named[own], minlength=size)
+        hits += float(pairs) / np.count_nonzero(own)
+    return hits / len(found)
 
 
 def share(hits: npt.NDArray[np.bool_]) -> Cell:
@@ -438,7 +457,7 @@ def compute_metrics(
         centroids = load_features(centroids_npy)
         _check_width(features[morphology_encoder], images, f"the clusters {centroids_npy}", centroids)
         named = table["cluster"].to_numpy(np.int64)
-        fidelity = prompt_fidelity(images, centroids, named)
+        fidelity = prompt_fidelity(images, centroids, named, table["label"].to_numpy(np.int64))
         clusters = named, nearest_centroid(held_out, centroids)
     for encoder, (images, held_out) in loaded.items():
         encoders[encoder] = compare_features(

@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from histoprompt.errors import InputError
 from histoprompt.files import read_csv, write_csv
 from histoprompt.patches import PatchFile
-from histoprompt.subset import COLUMNS, keyed_generator
+from histoprompt.subset import COLUMNS, keyed_generator, part_of_subset
 from histoprompt.words import number_words
 
 Clusters = npt.NDArray[np.int64]
@@ -135,6 +135,7 @@ def build_prompts(
     *,
     prompts: str,
     templates: dict[str, str],
+    train: int,
     images: int,
     seed: int,
 ) -> None:
@@ -150,6 +151,7 @@ def build_prompts(
         cluster, drawn from the training subset's frequencies.
     prompts : `label`, `morphology` or `shuffled`.
     templates : `label` with {label}, `morphology` with {label} and {index}, the cluster in words.
+    train : how many images the arm trains on at most: the whole subset, or equally many of every prompt.
     images : how many images the arm generates.
     seed : the study's seed.
 
@@ -166,9 +168,9 @@ def build_prompts(
     check_template(kind.template, template)
     with PatchFile(patches_h5) as patches:
         classes = patches.classes
-    train, valid = read_csv(subset_train_csv, COLUMNS), read_csv(subset_valid_csv, COLUMNS)
+    subset, valid = read_csv(subset_train_csv, COLUMNS), read_csv(subset_valid_csv, COLUMNS)
     for label, word in enumerate(classes):
-        if not (train["label"] == label).any():
+        if not (subset["label"] == label).any():
             raise InputError(
                 subset_train_csv,
                 found=f"no training image of the class `{word}`",
@@ -176,12 +178,14 @@ def build_prompts(
                 remedy="give patches of that class, or take it out of `data.classes`",
             )
 
+    part = subset if train >= len(subset) else part_of_subset(subset, train, seed)
+
     def write(path: str | Path, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
         pairs = zip(table["label"], table["cluster"], strict=True)
         sentences = [template.format(label=classes[label], index=number_words(cluster)) for label, cluster in pairs]
         write_csv(path, table.assign(prompt=sentences)[list(columns)])
 
-    for path, table, split in ((train_csv, train, "train"), (valid_csv, valid, "valid")):
+    for path, table, split in ((train_csv, part, "train"), (valid_csv, valid, "valid")):
         labels, clusters = table["label"].to_numpy(np.int64), table["cluster"].to_numpy(np.int64)
         named = kind.named(labels, clusters, keyed_generator(seed, f"named clusters {split}"))
         if kind.meaningless and split == "train":
@@ -190,7 +194,7 @@ def build_prompts(
 
     numbers = np.arange(images)
     labels = numbers % len(classes)
-    drawn = draw_clusters(labels, train["label"].to_numpy(np.int64), train["cluster"].to_numpy(np.int64), seed)
+    drawn = draw_clusters(labels, subset["label"].to_numpy(np.int64), subset["cluster"].to_numpy(np.int64), seed)
     write(
         generate_csv,
         pd.DataFrame({"number": numbers, "label": labels, "cluster": drawn}),

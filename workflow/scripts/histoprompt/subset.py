@@ -91,6 +91,31 @@ def draw_per_prompt(
     return pd.concat(drawn).sort_values("row", kind="stable")[list(COLUMNS)]
 
 
+def part_of_subset(subset: pd.DataFrame, total: int, seed: int) -> pd.DataFrame:
+    """Equally many images of every prompt, drawn from a balanced subset's; smaller parts lie in larger ones.
+
+    Parameters
+    ----------
+    subset : `row,id,label,cluster`, as `balance_subset` writes it.
+    total : images wanted at most.
+    seed : of the draw.
+
+    Raises
+    ------
+    InputError : not even one image a prompt.
+    """
+    pairs = zip(subset["label"], subset["cluster"], strict=True)
+    prompts = sorted({(int(label), int(cluster)) for label, cluster in pairs})
+    if total < len(prompts):
+        raise InputError(
+            "an arm's config key `train`",
+            found=f"{total} training images for {len(prompts)} prompts",
+            expected=f"at least {len(prompts)}: one image a prompt",
+            remedy="raise it, or lower the arm's `k`",
+        )
+    return draw_per_prompt(subset, prompts, total // len(prompts), seed, "part of subset")
+
+
 def balance_subset(
     train_csv: str | Path,
     valid_csv: str | Path,

@@ -52,14 +52,14 @@ def summarise_study(
     names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
     tests = {report["mix"]: report for report in map(read_json, classifiers)}
     found = {report["name"]: report for report in map(read_json, copies)}
-    rows = {name: _row(reports[name], tests) | _copies(found.get(name)) for name in names}
+    rows = {name: row_of(reports[name], tests) | copies_of(found.get(name)) for name in names}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    write_csv(summary_csv, pd.DataFrame([_csv_row(name, reports[name]["images"], rows[name], columns) for name in names]))
+    write_csv(summary_csv, pd.DataFrame([csv_row(name, reports[name]["images"], rows[name], columns) for name in names]))
     with atomic(summary_md) as temporary:
         temporary.write_text(_study_page(study, titles, reports, tests, found, rows, columns))
 
 
-def _row(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
+def row_of(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
     """Column -> cell of one image set. Columns of one encoder stand together."""
     name = report["name"]
     row: Row = {}
@@ -70,20 +70,23 @@ def _row(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> R
     return row
 
 
-def _copies(report: Mapping[str, Any] | None) -> Row:
+def copies_of(report: Mapping[str, Any] | None) -> Row:
+    """Column -> cell of one report of `memorisation.find_copies`; no column without one."""
     return {} if report is None else {_AUTHENTIC: report["authentic"], _NEAR: report["near_copies"]}
 
 
-def _csv_row(name: str, images: int, row: Row, columns: Iterable[str]) -> dict[str, Any]:
+def csv_row(name: str, images: int, row: Row, columns: Iterable[str]) -> dict[str, Any]:
+    """A row of a CSV table: name, images, each column with `low` and `high`, and notes on what is undefined."""
     flat: dict[str, Any] = {"name": name, "images": images}
     for column in columns:
         cell = row.get(column, {})
         flat |= {column: cell.get("value"), f"{column} low": cell.get("low"), f"{column} high": cell.get("high")}
-    flat["notes"] = "; ".join(f"{column}: {reason}" for column, reason in _reasons(row))
+    flat["notes"] = "; ".join(f"{column}: {reason}" for column, reason in reasons(row))
     return flat
 
 
-def _reasons(row: Row) -> list[tuple[str, str]]:
+def reasons(row: Row) -> list[tuple[str, str]]:
+    """Columns that are undefined, or have no interval, and why."""
     return [(column, cell["reason"]) for column, cell in row.items() if "reason" in cell]
 
 
@@ -103,11 +106,12 @@ def _study_page(
         of_encoder = [column for column in columns if column in {f"{word}-{encoder}" for word in _METRICS.values()}]
         short = [column if column.startswith(_LOWER_IS_BETTER) else column.removesuffix(f"-{encoder}") for column in of_encoder]
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
-        lines += [*_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
+        lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
     others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL, _AUTHENTIC, _NEAR)]
-    lines += ["## Prompts, use and copies", "", *_table(["images of", "N", *others], _cells(titles, reports, rows, others)), ""]
+    cells = _cells(titles, reports, rows, others)
+    lines += ["## Prompts, use and copies", "", *markdown_table(["images of", "N", *others], cells), ""]
     notes = list(
-        dict.fromkeys(f"- {name}, {column}: {reason}" for name, row in rows.items() for column, reason in _reasons(row))
+        dict.fromkeys(f"- {name}, {column}: {reason}" for name, row in rows.items() for column, reason in reasons(row))
     )
     if notes:
         lines += ["Undefined (–):", "", *notes, ""]
@@ -124,12 +128,13 @@ def _cells(
     titles: Mapping[str, str], reports: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], columns: Sequence[str]
 ) -> list[list[str]]:
     return [
-        [titles.get(name, name), str(reports[name]["images"]), *(_show(row.get(column), column) for column in columns)]
+        [titles.get(name, name), str(reports[name]["images"]), *(show_cell(row.get(column), column) for column in columns)]
         for name, row in rows.items()
     ]
 
 
-def _show(cell: Cell | None, column: str) -> str:
+def show_cell(cell: Cell | None, column: str) -> str:
+    """A cell as a table shows it: value and interval, – where it is undefined."""
     if cell is None:
         return ""
     if cell["value"] is None:
@@ -143,7 +148,7 @@ def _digits(column: str) -> int:
     return 2 if column.startswith("FD-") else 3
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns also line up in a terminal: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
 
@@ -223,7 +228,7 @@ def summarise_replicates(
             expected=f"a file for each of {len(arms)} arms and {len(seeds)} seeds",
             remedy="correct the config key `replicates`, or run these replicates first",
         )
-    cells = {(arm, seed): _row(reports[f"{arm}-seed{seed}"], tests) for arm in arms for seed in seeds}
+    cells = {(arm, seed): row_of(reports[f"{arm}-seed{seed}"], tests) for arm in arms for seed in seeds}
     write_csv(
         replicates_csv,
         pd.DataFrame(
@@ -274,7 +279,7 @@ def _replicates_page(
         ]
         head = [metric, *(f"seed {seed}" for seed in seeds), "mean", "difference", "below / above"]
         lines += [f"## {metric} ({'lower' if metric.startswith(_LOWER_IS_BETTER) else 'higher'} is better)", ""]
-        lines += [*_table(head, body), ""]
+        lines += [*markdown_table(head, body), ""]
     return "\n".join(lines)
 
 
