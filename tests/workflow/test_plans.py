@@ -24,8 +24,7 @@ def test_the_demo(project):
 
 
 def test_the_papers_ablations(project):
-    result = project.run("-n", "-q", "ablations", "--configfile", "config/pcam.yaml")
-    assert result.returncode == 0, result.stdout
+    assert "summarise_ablation patches" in project.planned("ablations", "--configfile", "config/pcam.yaml")
 
 
 def test_the_papers_study_downloads_pcam_and_needs_neither_data_nor_models(project):
