@@ -28,7 +28,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     """The model is loaded once for all rounds; every way reads the patches from their file."""
     import torch
     from PIL import Image
-    from transformers import AutoImageProcessor, AutoModel
+    from transformers import AutoImageProcessor
 
     from histoprompt.embedding import embed_batches, load_encoder
     from histoprompt.patches import PatchFile
@@ -38,7 +38,6 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     device = torch.device(options.device)
     encoder = load_encoder(options.model, None, device=device, dtype=options.dtype)
     processor = AutoImageProcessor.from_pretrained(options.model)
-    network = AutoModel.from_pretrained(options.model, dtype=torch.float32).to(device).eval()
     found: dict[str, np.ndarray] = {}
 
     def timed(name: str, features) -> float:
@@ -56,8 +55,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         with PatchFile(source) as patches:
             for start in range(0, options.patches, options.batch_size):
                 images = [Image.fromarray(image) for image in patches.read(start, start + options.batch_size)]
-                output = network(**processor(images, return_tensors="pt").to(device))
-                yield (output.last_hidden_state[:, 0] if encoder.class_token else output.pooler_output.flatten(1)).cpu().numpy()
+                yield encoder.network(processor(images, return_tensors="pt")["pixel_values"].to(device)).cpu().numpy()
 
     size = (options.batch_size, 3, encoder.preprocessing.height, encoder.preprocessing.width)
     pixels = torch.randn(size, device=device)
@@ -66,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     def bare():
         for _ in range(0, options.patches, options.batch_size):
             with torch.autocast(device.type, encoder.dtype, enabled=encoder.dtype != torch.float32):
-                yield network(pixels).last_hidden_state[:, 0].float().cpu().numpy()
+                yield encoder.network(pixels).float().cpu().numpy()
 
     ways = {"histoprompt": ours, "processor and float32 model": theirs, "bare forward pass": bare}
     for way in ways.values():

@@ -5,18 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from cleanfid.fid import kernel_distance as clean_fid_kernel_distance
+import torch
+from cleanfid import fid as clean_fid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prdc import compute_prdc
 from scipy.linalg import sqrtm
-from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 from sklearn.neighbors import NearestNeighbors
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import kernel_poly, kernel_rbf, kid_features_to_metric, mmd2
 
 import histoprompt.metrics as module
 from histoprompt.errors import InputError
@@ -24,6 +28,8 @@ from histoprompt.intervals import half_samples, wilson_interval
 from histoprompt.metrics import (
     PRDC,
     chance_agreement,
+    cmmd,
+    cmmd_of_samples,
     compare_features,
     compute_metrics,
     frechet_distance,
@@ -69,6 +75,24 @@ def test_frechet_is_the_matrix_square_root_formula(d: int) -> None:
     assert frechet_distance(mean1, cov1, mean2, cov2) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.fixture
+def clean_fid_of_this_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """clean-fid asks for the error of the matrix root (`disp=False`), an argument that SciPy 1.18 no longer has."""
+    wanted = SimpleNamespace(sqrtm=lambda matrix, disp=True: sqrtm(matrix) if disp else (sqrtm(matrix), None))
+    monkeypatch.setattr(clean_fid, "linalg", wanted)
+
+
+@pytest.mark.usefixtures("clean_fid_of_this_scipy")
+@pytest.mark.parametrize("shift", [0.0, 0.2])
+def test_frechet_is_clean_fids_and_torch_fidelitys(shift: float) -> None:
+    real, fake = (tissue_like(700, 96, seed, shift=seed * shift).astype(np.float64) for seed in (0, 1))
+    ours = frechet_distance(*moments(real), *moments(fake))
+    assert ours == pytest.approx(clean_fid.fid_from_feats(real, fake), rel=1e-4)
+    statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (real, fake)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 @laws
 @given(seeds)
 def test_frechet_of_commuting_gaussians_is_in_closed_form(seed: int) -> None:
@@ -103,8 +127,64 @@ def test_frechet_of_constant_images_is_finite() -> None:
 def test_the_kernel_distance_is_clean_fids(shift: float) -> None:
     """On one subset that is everything; clean-fid draws many small ones and takes their mean."""
     real, fake = tissue_like(300, 32, 0), tissue_like(300, 32, 1, shift=shift)
-    theirs = clean_fid_kernel_distance(real.astype(np.float64), fake.astype(np.float64), num_subsets=1, max_subset_size=300)
+    theirs = clean_fid.kernel_distance(real.astype(np.float64), fake.astype(np.float64), num_subsets=1, max_subset_size=300)
     assert kernel_distance(real, fake) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_the_kernel_distance_is_torch_fidelitys() -> None:
+    """One subset of 300 of 300 is everything."""
+    real, fake = (torch.from_numpy(tissue_like(300, 32, seed, shift=seed * 0.3)).double() for seed in (0, 1))
+    kernel = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1}
+    theirs = kid_features_to_metric(real, fake, kid_subsets=1, kid_subset_size=300, rng_seed=0, verbose=False, **kernel)
+    assert kernel_distance(real, fake) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
+    x, y = real.numpy(), fake[:200].numpy()  # sets of two sizes: their kernel, our sums
+    one, two, both = (kernel_poly(a, b, **kernel) for a, b in ((x, x), (y, y), (x, y)))
+    pairs = [(matrix.sum() - np.trace(matrix)) / (len(matrix) * (len(matrix) - 1)) for matrix in (one, two)]
+    assert kernel_distance(x, y) == pytest.approx(sum(pairs) - 2 * both.mean(), rel=1e-4)
+
+
+def test_cmmd_in_closed_form() -> None:
+    """Two directions at an angle: k = 1 within, exp(-|x - y|² / 200) between, whatever the lengths."""
+    real, fake = np.zeros((6, 4), np.float32), np.zeros((9, 4), np.float32)
+    real[:, 0], fake[:, 0], fake[:, 1] = np.arange(1, 7), 3.0, 3.0
+    gap = (1 - 0.5**0.5) ** 2 + 0.5
+    assert cmmd(real, fake) == pytest.approx(1000 * 2 * (1 - np.exp(-gap / 200)), rel=1e-6)
+    assert cmmd(real, 5 * real) == pytest.approx(0, abs=1e-9)
+    own = np.eye(8, dtype=np.float32)  # each point and itself are among the pairs: 1000 * 2 (1 - exp(-1/100)) (1 - 1/n) between
+    within = (1 + 3 * np.exp(-0.01)) / 4
+    assert cmmd(own[:4], own[4:]) == pytest.approx(1000 * 2 * (within - np.exp(-0.01)), rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_cmmd_is_its_authors_formula_with_reference_kernels(shift: float) -> None:
+    """Means over all pairs, as in their program; torch-fidelity's Gaussian kernel needs sets of one size."""
+    real, fake = (tissue_like(250, 48, seed, shift=seed * shift).astype(np.float64) for seed in (0, 1))
+    x, y = (points / np.linalg.norm(points, axis=1, keepdims=True) for points in (real, fake))
+    kernels = [rbf_kernel(a, b, gamma=1 / 200).mean() for a, b in ((x, x), (y, y), (x, y))]
+    assert cmmd(real, fake) == pytest.approx(1000 * (kernels[0] + kernels[1] - 2 * kernels[2]), rel=1e-4)
+    matrices = [kernel_rbf(a, b, kid_kernel_rbf_sigma=10.0) for a, b in ((x, x), (x, y), (y, y))]
+    assert cmmd(real, fake) == pytest.approx(1000 * mmd2(*matrices, mmd_est="biased"), rel=1e-4)
+    assert cmmd(real.astype(np.float32), fake.astype(np.float32)) == pytest.approx(cmmd(real, fake), rel=1e-4)
+
+
+def test_cmmd_of_samples_is_cmmd_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = tissue_like(120, 6, 0), tissue_like(150, 6, 1, shift=0.2)
+    samples = list(zip(half_samples(len(real), 4, seed=0, side=0), half_samples(len(fake), 4, seed=0, side=1), strict=True))
+    expected = [cmmd(real, fake), *(cmmd(real[rows], fake[others]) for rows, others in samples)]
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 8 * 150 * 20)
+    monkeypatch.setattr(module, "_TILE", 64)
+    np.testing.assert_allclose(cmmd_of_samples(real, fake, samples), expected, rtol=1e-9)
+
+
+@laws
+@given(seeds)
+def test_cmmd_is_symmetric_never_negative_and_ignores_length(seed: int) -> None:
+    real, fake = gaussian(20, 5, seed), gaussian(30, 5, seed + 1, shift=0.3)
+    value = cmmd(real, fake)
+    assert value >= 0
+    assert cmmd(fake, real) == pytest.approx(value, rel=1e-9)
+    lengths = np.random.default_rng(seed).uniform(0.1, 10, (20, 1))
+    assert cmmd(real * lengths, fake) == pytest.approx(value, rel=1e-4)
 
 
 def test_kernel_distances_of_samples_are_those_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +290,7 @@ def test_chance_agreement_is_the_mean_over_permutations_within_labels() -> None:
 
 def test_intervals_hold_the_value_of_the_metric_at_this_size() -> None:
     """Simulated on Gaussians of known distance; the target is the estimator's mean at this N."""
-    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in ("fd", "kd", *PRDC)}
+    cells: dict[str, list[dict[str, Any]]] = {name: [] for name in ("fd", "kd", "cmmd", *PRDC)}
     for repetition in range(200):
         compared = compare_features(
             gaussian(500, 8, 2 * repetition, shift=0.3),
@@ -218,6 +298,7 @@ def test_intervals_hold_the_value_of_the_metric_at_this_size() -> None:
             k=5,
             subsamples=20,
             seed=repetition,
+            clip=True,
         )
         for name, found in cells.items():
             found.append(compared[name])
@@ -267,6 +348,23 @@ def test_undefined_metrics_say_why_and_leave_the_others() -> None:
     assert small["recall"]["value"] is not None and small["recall"]["low"] is None
 
 
+def test_constant_images_leave_every_metric_defined() -> None:
+    """A generator that draws one image is far from the tissue, precise at best, and recalls nothing."""
+    reference = tissue_like(200, 8, 0)
+    constant = np.repeat(reference[:1], 100, axis=0)
+    cells = compare_features(constant, reference, k=5, subsamples=6, seed=0, clip=True)
+    mean, covariance = moments(reference)
+    gap = constant[0].astype(np.float64) - mean
+    assert cells["fd"]["value"] == pytest.approx(gap @ gap + np.trace(covariance), rel=1e-4)
+    assert cells["precision"]["value"] == 1 and cells["recall"]["value"] == 0 and cells["coverage"]["value"] < 0.1
+    for name in ("fd", "kd", "cmmd", *PRDC):
+        assert np.isfinite(cells[name]["value"]) and cells[name]["low"] <= cells[name]["value"] <= cells[name]["high"]
+    same = compare_features(constant, constant, k=5, subsamples=6, seed=0, clip=True)
+    assert same["fd"]["value"] == pytest.approx(0, abs=1e-6) and same["cmmd"]["value"] == pytest.approx(0, abs=1e-9)
+    black = compare_features(np.zeros_like(constant), reference, k=5, subsamples=6, seed=0, clip=True)
+    assert black["cmmd"]["value"] is None and "no direction" in black["cmmd"]["reason"] and black["kd"]["value"] is not None
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> dict[str, Any]:
     """Files of a small image set: arguments of `compute_metrics`."""
@@ -290,6 +388,8 @@ def study(tmp_path: Path) -> dict[str, Any]:
         "centroids_npy": tmp_path / "centroids.npy",
         "metrics_json": tmp_path / "metrics.json",
         "name": "label",
+        "kinds": {"dino": "transformers", "other": "clip"},
+        "missing": {},
         "morphology_encoder": "dino",
         "neighbours": 5,
         "subsamples": 6,
@@ -338,24 +438,40 @@ def test_prompt_fidelity_needs_the_encoder_of_the_clusters(study: dict[str, Any]
     assert cell["value"] is None and "uni is not among" in cell["reason"]
 
 
+def test_an_encoder_that_gives_nothing_leaves_the_others(study: dict[str, Any], tmp_path: Path) -> None:
+    broken = gaussian(60, 6, 0)
+    broken[7, 2] = np.inf
+    np.save(tmp_path / "broken.npy", broken)
+    study["kinds"] |= {"fid": "inception", "narrow": "timm", "broken": "transformers"}
+    study["missing"] = {"fid": "no file weights.pt"}
+    study["features"] |= {"narrow": study["features"]["other"], "broken": tmp_path / "broken.npy"}
+    study["reference"] |= {"narrow": study["reference"]["dino"], "broken": study["reference"]["dino"]}
+    compute_metrics(**study)
+    found = json.loads(study["metrics_json"].read_text())["encoders"]
+    assert {name: encoder["kind"] for name, encoder in found.items()} == study["kinds"]
+    reasons = {"fid": "no file weights.pt", "narrow": "width 3, those of the reference of width 6", "broken": "row 7"}
+    for name, reason in reasons.items():
+        for metric in ("fd", "kd", *PRDC):
+            assert found[name][metric]["value"] is None and reason in found[name][metric]["reason"]
+        assert (found[name]["n"], found[name]["reference"], found[name]["k"]) == (60, 80, 5) and "cmmd" not in found[name]
+    assert found["dino"]["fd"]["value"] > 0 and found["other"]["cmmd"]["low"] <= found["other"]["cmmd"]["value"]
+    compute_metrics(**study | {"morphology_encoder": "broken"})
+    fidelity = json.loads(study["metrics_json"].read_text())["prompt_fidelity"]
+    assert fidelity["value"] is None and "row 7" in fidelity["reason"]
+
+
 def test_unusable_features_end_in_one_message(study: dict[str, Any], tmp_path: Path) -> None:
     def refused(change: dict[str, Any], *parts: str) -> None:
         with pytest.raises(InputError) as caught:
             compute_metrics(**study | change)
         assert all(part in str(caught.value) for part in parts), str(caught.value)
 
-    broken = gaussian(60, 6, 0)
-    broken[7, 2] = np.inf
-    np.save(tmp_path / "broken.npy", broken)
     np.save(tmp_path / "short.npy", gaussian(59, 6, 0))
     np.save(tmp_path / "flat.npy", np.zeros(60, np.float32))
     (tmp_path / "text.npy").write_text("no array")
-    other = study["features"]["other"]
-    refused({"features": {"dino": tmp_path / "broken.npy"}}, "broken.npy", "1 of 60 rows", "row 7", "float32")
     refused({"features": {"dino": tmp_path / "short.npy"}}, "short.npy", "59 images", "60 images")
     refused({"features": {"dino": tmp_path / "flat.npy"}}, "flat.npy", "(60,)", "(N, d)")
     refused({"features": {"dino": tmp_path / "text.npy"}}, "text.npy", ".npy file")
-    refused({"features": {"dino": other}}, "width 3", "width 6", "test.npy")
     refused({"morphology_encoder": "other"}, "width 3", "width 6", "centroids.npy")
     pd.DataFrame({"kept": [False] * 90}).to_csv(tmp_path / "none.csv", index=False)
     refused({"reference_kept_csv": tmp_path / "none.csv"}, "none.csv", "no patch is kept", "outliers")

@@ -112,7 +112,7 @@ def test_the_page_reads_in_a_terminal(page: tuple[list[dict[str, str]], str]) ->
     _, text = page
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3 and all(len({len(line) for line in table}) == 1 for table in tables)
-    assert "0.200 [0.190, 0.210]" in text and "vae, FD-resnet: too few images" in text
+    assert "0.200 [0.190, 0.210]" in text and "- vae; FD-resnet: too few images" in text
     text = " ".join(text.split())
     for part in (
         "1900 held-out",

@@ -81,7 +81,8 @@ def mini_study(config: dict[str, Any]) -> None:
         "patches": {"train": 160, "valid": 40, "test": 60},
         "slides": {"train": 4, "valid": 2, "test": 2},
     }
-    config["encoders"] = {"tiny": {"model": "models/encoder", "revision": None, "batch_size": 64, "dtype": "float32"}}
+    tiny = {"kind": "transformers", "model": "models/encoder", "revision": None, "batch_size": 64, "dtype": "float32"}
+    config["encoders"] = {"tiny": tiny}
     config["morphology"] |= {"encoder": "tiny", "k": 3, "n_init": 2, "sweep": [2, 3], "silhouette_sample": 50}
     config["prompts"] = {"label": "{label}", "morphology": "{label} type {index}"}
     config["subset"] = {"train": 32, "valid": 8, "min_prompts_per_label": 1}

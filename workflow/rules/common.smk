@@ -14,6 +14,7 @@ from histoprompt.config import (
     arm_settings,
     arm_titles,
     check_config,
+    missing_encoders,
     mixes_with,
     morphology_of,
     varied_setting,
@@ -41,6 +42,7 @@ ARMS = list(config["arms"])
 IMAGE_SETS = ["real", "vae", *ARMS]
 TITLES = arm_titles(config, ARMS)
 ABLATIONS = list(config["ablations"])
+MISSING_ENCODERS = missing_encoders(config)
 SHARDS = range(config["generator"]["sampling"]["shards"])
 THREADS = config["threads"]
 GPUS = gpus_for(config["device"])
@@ -114,6 +116,11 @@ def file_of_images(wildcards):
     return f"results/{wildcards.study}/{folder}/{wildcards.images}.h5"
 
 
+def kinds_of_encoders(wildcards):
+    """What an encoder is decides what its distances are called, and whether it has a CMMD."""
+    return {encoder: config["encoders"][encoder]["kind"] for encoder in [*encoders_of_image_set(wildcards), *MISSING_ENCODERS]}
+
+
 def encoder_digest(wildcards):
     return model_digest(config["encoders"][wildcards.encoder]["model"])
 
@@ -171,8 +178,9 @@ def features_in_morphology_space(images):
 
 
 def encoders_of_image_set(wildcards):
-    """The feature spaces of the evaluation, and the one in which the morphology is told."""
-    return list(dict.fromkeys([*config["evaluation"]["encoders"], morphology_of(config, wildcards.sampled)["encoder"]]))
+    """The feature spaces of the evaluation whose models are there, and the one in which the morphology is told."""
+    there = [encoder for encoder in config["evaluation"]["encoders"] if encoder not in MISSING_ENCODERS]
+    return list(dict.fromkeys([*there, morphology_of(config, wildcards.sampled)["encoder"]]))
 
 
 def features_of(images):

@@ -19,6 +19,8 @@ rule compute_metrics:
         runtime=240,
     params:
         encoders=encoders_of_image_set,
+        kinds=kinds_of_encoders,
+        missing=MISSING_ENCODERS,
         morphology_encoder=of_image_set("encoder"),
         neighbours=config["evaluation"]["neighbours"],
         subsamples=config["evaluation"]["subsamples"],

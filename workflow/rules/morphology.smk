@@ -22,6 +22,7 @@ rule embed_images:
         mem_mb=4000,
         runtime=240,
     params:
+        kind=lookup(dpath="encoders/{encoder}/kind", within=config),
         model=lookup(dpath="encoders/{encoder}/model", within=config),
         revision=lookup(dpath="encoders/{encoder}/revision", within=config),
         batch_size=lookup(dpath="encoders/{encoder}/batch_size", within=config),

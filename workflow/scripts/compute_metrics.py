@@ -13,6 +13,8 @@ if __name__ == "__main__":
             snakemake.input.centroids,
             snakemake.output[0],
             name=snakemake.wildcards.sampled,
+            kinds=snakemake.params.kinds,
+            missing=snakemake.params.missing,
             morphology_encoder=snakemake.params.morphology_encoder,
             neighbours=snakemake.params.neighbours,
             subsamples=snakemake.params.subsamples,

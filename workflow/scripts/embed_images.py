@@ -8,6 +8,7 @@ if __name__ == "__main__":
         embed_images(
             snakemake.input[0],
             snakemake.output[0],
+            kind=snakemake.params.kind,
             model=snakemake.params.model,
             revision=snakemake.params.revision,
             batch_size=snakemake.params.batch_size,

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
+from histoprompt.encoders import INCEPTION, no_inception
 from histoprompt.errors import InputError
 from histoprompt.schedulers import check_scheduler
 from histoprompt.words import number_words
@@ -113,6 +114,16 @@ def morphology_of(config: Mapping[str, Any], images: str) -> dict[str, Any]:
     """The `encoder` and `k` of the clusters by which an image set is judged: its arm's, else the study's."""
     settings = config["morphology"] if images in _IMAGE_SETS else arm_settings(config, images)
     return {"encoder": settings["encoder"], "k": settings["k"]}
+
+
+def missing_encoders(config: Mapping[str, Any]) -> dict[str, str]:
+    """Encoders of the evaluation whose weights are not there, and why: their columns say so, and all else is computed."""
+    encoders = {name: config["encoders"][name] for name in config["evaluation"]["encoders"]}
+    return {
+        name: f"no file {encoder['model']}: put {INCEPTION} there and run the same command again"
+        for name, encoder in encoders.items()
+        if encoder["kind"] == "inception" and not Path(encoder["model"]).is_file()
+    }
 
 
 def arm_titles(config: Mapping[str, Any], arms: Iterable[str]) -> dict[str, str]:
@@ -413,7 +424,14 @@ class _Checker:
 
     def check_models(self) -> None:
         for name, encoder in self.config["encoders"].items():
-            self.check_model(f"encoders.{name}", encoder, "config.json", "a folder saved by transformers")
+            key, kind = f"encoders.{name}", encoder["kind"]
+            if kind == "inception":
+                self.check_inception(name, encoder)
+            elif kind == "timm":
+                plain = encoder | {"model": encoder["model"].removeprefix("hf-hub:")}
+                self.check_model(key, plain, "config.json", "a folder saved by timm")
+            else:
+                self.check_model(key, encoder, "config.json", "a folder saved by transformers")
         generator = self.config["generator"]
         folder = self.check_model("generator", generator, "model_index.json", "a folder saved by StableDiffusionPipeline")
         if folder is not None:
@@ -428,6 +446,22 @@ class _Checker:
                 expected="a safetensors file",
                 remedy="correct the path, or set it to null",
             )
+
+    def check_inception(self, name: str, encoder: Mapping[str, Any]) -> None:
+        """Only the evaluation can do without its weights, and only exact features are those of FID."""
+        for key, value, expected in (("revision", encoder["revision"], None), ("dtype", encoder["dtype"], "float32")):
+            if value != expected:
+                self.refuse(
+                    f"encoders.{name}.{key}",
+                    found=_short(value),
+                    expected="null, since the model is a file" if key == "revision" else "float32, in which FID is defined",
+                    remedy=f"set it to {'null' if key == 'revision' else expected}",
+                )
+        path = Path(encoder["model"])
+        clustering = {self.config["morphology"]["encoder"], *(arm.get("encoder") for arm in self.config["arms"].values())}
+        if path.is_dir() or (name in clustering and not path.is_file()):
+            found = "a folder" if path.is_dir() else "no file of this name"
+            raise no_inception(path, f"{found} (config key `encoders.{name}.model` of {self.study_file})")
 
     def check_model(self, key: str, entry: Mapping[str, Any], index: str, kind: str) -> Path | None:
         """The model's folder, if it is one and holds what it should."""

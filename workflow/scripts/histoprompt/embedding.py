@@ -1,4 +1,4 @@
-"""Patches to feature vectors, by any image encoder in the format of the transformers library."""
+"""Patches to feature vectors, by image encoders of several libraries."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from torch.nn.functional import interpolate
-from transformers import AutoModel
 
 from histoprompt.devices import resolve_device
+from histoprompt.encoders import CONTENTS, FILES, first_line, no_encoder
 from histoprompt.errors import InputError
 from histoprompt.files import atomic
 from histoprompt.hub import model_folder
 from histoprompt.job import progress
 from histoprompt.patches import Images, PatchFile
 
-_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 _PILLOW_FILTERS = {2: "bilinear", 3: "bicubic"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -38,6 +36,7 @@ class Preprocessing:
     factor : the one factor that uint8 values are multiplied by, 1/255 as a rule.
     mean, std : of each channel, after the factor.
     mode : `bilinear` or `bicubic`.
+    whole_levels : resized pixels are rounded to whole grey levels, as image processors do; clean-fid does not.
     """
 
     height: int
@@ -46,6 +45,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mode: str
+    whole_levels: bool = True
 
     @classmethod
     def from_config(cls, path: Path) -> Preprocessing:
@@ -69,7 +69,7 @@ class Preprocessing:
                 mode=_PILLOW_FILTERS[config.get("resample", 2)],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _no_encoder(path.parent, f"{path.name} is absent or unusable ({_first_line(error)})") from error
+            raise no_encoder("transformers", path.parent, f"{path.name} is absent or unusable ({first_line(error)})") from error
 
     def __call__(self, images: Images, device: torch.device) -> torch.Tensor:
         """uint8 (n, P, P, 3) -> float32 (n, 3, height, width) on `device`."""
@@ -77,10 +77,9 @@ class Preprocessing:
         if pixels.shape[2:] != (self.height, self.width):
             # Anti-aliasing also chooses Pillow's cubic kernel (a = -0.5), with which these models were trained, also where a
             # patch grows and nothing is averaged. A CPU resizes bytes seven times faster than floats, and like a processor.
-            pixels = pixels if device.type == "cpu" else pixels.float()
-            pixels = (
-                interpolate(pixels, (self.height, self.width), mode=self.mode, antialias=True).float().round().clamp(0, 255)
-            )
+            pixels = pixels if device.type == "cpu" and self.whole_levels else pixels.float()
+            pixels = interpolate(pixels, (self.height, self.width), mode=self.mode, antialias=True).float().clamp(0, 255)
+            pixels = pixels.round() if self.whole_levels else pixels
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
         return torch.addcmul(-mean / std, pixels.float(), self.factor / std)
 
@@ -91,76 +90,75 @@ class Encoder:
 
     Attributes
     ----------
-    model : a transformers model whose main input is `pixel_values`, in evaluation mode, weights in float32.
+    network : from pixels (n, 3, height, width) to features (n, d); in evaluation mode, weights in float32.
     preprocessing : of its pixels.
-    class_token : features are the class token of the last layer, after the final layer norm; else the pooled map.
     dimension : of a feature vector, d.
     device, dtype : where, and in which precision (autocast), it computes.
     """
 
-    model: Any
+    network: torch.nn.Module
     preprocessing: Preprocessing
-    class_token: bool
     dimension: int
     device: torch.device
     dtype: torch.dtype
 
 
-def load_encoder(model: str | Path, revision: str | None, *, device: torch.device, dtype: str) -> Encoder:
+def load_encoder(
+    model: str | Path, revision: str | None, *, kind: str = "transformers", device: torch.device, dtype: str
+) -> Encoder:
     """Load an encoder from a folder or, pinned by its commit, from the hub; safetensors only, never remote code.
 
     Parameters
     ----------
-    model : a folder with config.json, model.safetensors and preprocessor_config.json, or a hub id.
-    revision : the 40 hexadecimal digits of a hub model's commit; None for a folder.
+    model : a folder in its library's format, or a hub id; for `inception` the weight file.
+    revision : the 40 hexadecimal digits of a hub model's commit; None for what is on the disk.
+    kind : `transformers` (a class token or a pooled map), `clip` (image embeddings of transformers' CLIP), `timm`, or
+        `inception` (clean-fid's, with the weights of FID).
     dtype : `float32` or `bfloat16` (autocast: weights stay in float32).
 
     Raises
     ------
     InputError : no such folder, a hub id without a commit or that cannot be downloaded, no image encoder, weights that are
-        missing or are no safetensors.
+        missing, no safetensors or, of Inception, not the known ones.
     """
-    folder = model_folder(
+    library = "timm" if kind == "timm" else "transformers"
+    place = Path(model) if kind == "inception" else _folder(library, str(model).removeprefix("hf-hub:"), revision)
+    # Each library takes seconds to import, and a job needs one.
+    if kind == "inception":
+        from histoprompt.encoders import inception
+
+        network, preprocessing = inception.load(place)
+    elif kind == "timm":
+        from histoprompt.encoders import timm
+
+        network, preprocessing = timm.load(place)
+    else:
+        from histoprompt.encoders import transformers
+
+        network, preprocessing = transformers.load(place, clip=kind == "clip")
+    network = network.eval().requires_grad_(False).to(device)
+    probe = Encoder(network, preprocessing, 0, device, _DTYPES[dtype])
+    try:
+        features = embed(probe, np.zeros((1, preprocessing.height, preprocessing.width, 3), np.uint8))
+        _, dimension = features.shape
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise no_encoder(
+            library, place, f"a model of kind {kind}, which fails on its first image ({first_line(error)})"
+        ) from error
+    return Encoder(network, preprocessing, dimension, device, _DTYPES[dtype])
+
+
+def _folder(library: str, model: str, revision: str | None) -> Path:
+    files = FILES[library]
+    return model_folder(
         model,
         revision,
         key="encoders.*",
         kind="a model folder",
-        files=_FILES,
-        contents="config.json, preprocessor_config.json and model.safetensors",
-        complete=lambda cached: any(cached.glob("*.safetensors")) and (cached / "preprocessor_config.json").is_file(),
+        files=files,
+        contents=CONTENTS[library],
+        complete=lambda cached: all(any(cached.glob(name)) for name in files if not name.endswith(".index.json")),
     )
-    if (folder / "model_index.json").is_file():
-        raise _no_encoder(folder, "a diffusers pipeline (model_index.json)")
-    if not (folder / "config.json").is_file():
-        raise _no_encoder(folder, "no config.json")
-    if not any(folder.glob("*.safetensors")):
-        raise _no_encoder(folder, "no *.safetensors file")
-    preprocessing = Preprocessing.from_config(folder / "preprocessor_config.json")
-    try:
-        network, report = AutoModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,  # whatever the file holds: autocast mixes float32 weights with the compute dtype only
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _no_encoder(folder, f"a model that cannot be loaded ({_first_line(error)})") from error
-    if getattr(network, "main_input_name", None) != "pixel_values":
-        raise _no_encoder(folder, f"{type(network).__name__}, which takes no images")
-    class_token = any(name.split(".")[-1] == "cls_token" for name, _ in network.named_parameters())
-    # The library fills weights that a file lacks with random numbers. The pooler behind a class token is not used here.
-    missing = sorted(name for name in report["missing_keys"] if not (class_token and "pooler" in name.split(".")))
-    if missing:
-        raise _no_encoder(folder, f"weights without {len(missing)} of the model's tensors, {missing[0]} the first")
-    network = network.eval().requires_grad_(False).to(device)
-    probe = Encoder(network, preprocessing, class_token, 0, device, _DTYPES[dtype])
-    try:
-        features = embed(probe, np.zeros((1, preprocessing.height, preprocessing.width, 3), np.uint8))
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise _no_encoder(folder, f"{type(network).__name__}, which fails on its first image ({_first_line(error)})") from error
-    return Encoder(network, preprocessing, class_token, features.shape[1], device, _DTYPES[dtype])
 
 
 @torch.inference_mode()
@@ -168,8 +166,7 @@ def embed(encoder: Encoder, images: Images) -> npt.NDArray[np.float32]:
     """Features of uint8 (n, P, P, 3) images, computed as one batch: float32 (n, d)."""
     pixels = encoder.preprocessing(images, encoder.device)
     with torch.autocast(encoder.device.type, encoder.dtype, enabled=encoder.dtype != torch.float32):
-        output = encoder.model(pixel_values=pixels)
-    features = output.last_hidden_state[:, 0] if encoder.class_token else output.pooler_output.flatten(1)
+        features = encoder.network(pixels)
     return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
@@ -179,6 +176,7 @@ def embed_images(
     *,
     model: str | Path,
     revision: str | None,
+    kind: str = "transformers",
     batch_size: int,
     dtype: str,
     device: str,
@@ -190,7 +188,7 @@ def embed_images(
     ----------
     images_h5 : a patch file.
     embeddings_npy : written.
-    model, revision : as `load_encoder`.
+    model, revision, kind : as `load_encoder`.
     batch_size : images computed at once. A short last batch is filled up, so that all results come from one batch shape.
     dtype : `float32` or `bfloat16`.
     device : `auto`, `cpu` or `cuda`.
@@ -202,7 +200,7 @@ def embed_images(
     """
     torch.set_num_threads(threads)
     with PatchFile(images_h5) as images:
-        encoder = load_encoder(model, revision, device=resolve_device(device), dtype=dtype)
+        encoder = load_encoder(model, revision, kind=kind, device=resolve_device(device), dtype=dtype)
         with atomic(embeddings_npy) as temporary:
             shape = (len(images), encoder.dimension)
             features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
@@ -232,17 +230,3 @@ def embed_batches(encoder: Encoder, images: PatchFile, batch_size: int) -> Itera
             start, batch = chunk
             filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
             yield start, embed(encoder, filled)[: len(batch)]
-
-
-def _no_encoder(folder: Path, found: str) -> InputError:
-    return InputError(
-        folder,
-        found=found,
-        expected="an image encoder in transformers' format: config.json, model.safetensors and preprocessor_config.json",
-        remedy="give another folder, or save the model again with `save_pretrained` (model and image processor)",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
-    return text.strip().split("\n")[0]

@@ -6,8 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from histoprompt.errors import InputError
 
@@ -35,7 +41,8 @@ def model_folder(
 
     Raises
     ------
-    InputError : neither a folder nor a pinned hub id, or the files are neither in the cache nor within reach.
+    InputError : neither a folder nor a pinned hub id, or the files are neither in the cache nor within reach, or the hub gives
+        them to other accounts only.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -58,6 +65,8 @@ def model_folder(
     for local in (True, False):
         try:
             cached = Path(snapshot_download(str(model), revision=revision, allow_patterns=list(files), local_files_only=local))
+        except (GatedRepoError, RepositoryNotFoundError) as error:
+            raise _no_permission(str(model), revision, key, gated=isinstance(error, GatedRepoError)) from error
         except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
             reason = str(error).strip().split("\n")[0]
         else:
@@ -70,4 +79,17 @@ def model_folder(
         expected=f"{contents} of that revision",
         remedy=f"where there is a network run `hf download {model} --revision {revision} {include}` and copy the cache here; "
         f"or add `--local-dir FOLDER` to that command and give the folder as `{key}.model`",
+    )
+
+
+def _no_permission(model: str, revision: str | None, key: str, *, gated: bool) -> InputError:
+    """What to say of a model that the hub gives to some accounts only; the account is the user's own."""
+    what = "a gated model, which this account has not been given" if gated else "a private model, or none that the hub knows"
+    first = "accept the terms on the model's page and wait for its owners' consent" if gated else "check the id"
+    return InputError(
+        f"hub model {model}, revision {revision}",
+        found=f"{what} ({'logged in' if get_token() else 'not logged in'})",
+        expected="a model that you may download",
+        remedy=f"{first}, then `hf auth login` with your own account and run the same command again; or take the model out of "
+        f"`{key}`",
     )

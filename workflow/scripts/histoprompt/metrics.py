@@ -1,8 +1,8 @@
-"""How close a set of images is to real ones: Fréchet and kernel distance, precision, recall, density, coverage, fidelity."""
+"""How close images are to real ones: Fréchet, kernel and CLIP distance, precision, recall, density, coverage, fidelity."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ INTERVAL = (
     "95 % interval of the value at this N: Student's t on half-samples of images and reference, drawn without replacement; "
     "prompt fidelity: Wilson"
 )
+_CMMD_WIDTH, _CMMD_SCALE = 10.0, 1000.0
 _BLOCK_BYTES = 64 * 2**20  # of one block of distances; memory does not grow with N squared
 _TILE = 4096  # rows turned into float64 at once
 _SPARE_NEIGHBOURS = 48  # listed beyond 4 k: a half-sample misses its k-th neighbour in the list about once in 10^12
@@ -86,17 +87,67 @@ def kernel_distances_of_samples(real: npt.ArrayLike, fake: npt.ArrayLike, sample
     float64 (1 + samples,): the value of all points, then one a sample.
     """
     real, fake = np.asarray(real), np.asarray(fake)
+    dimension = real.shape[1]
+
+    def cubic(products: Floats) -> None:
+        products /= dimension
+        products += 1
+        products *= products * products
+
+    (n, m), (within_real, within_fake, between) = _kernel_sums_of_samples(real, fake, samples, cubic, own=False)
+    distances: Floats = within_real / (n * (n - 1)) + within_fake / (m * (m - 1)) - 2 * between / (n * m)
+    return distances
+
+
+def cmmd(real: npt.ArrayLike, fake: npt.ArrayLike) -> float:
+    """Squared maximum mean discrepancy of CLIP's image embeddings, at unit length, Gaussian kernel of width 10, times 1000.
+
+    As its authors compute it, a point is compared with itself too, so the distance is never negative, and of two samples of one
+    distribution about 20 (1 - c) / N, with c the mean cosine of two of its images. (Jayasumana et al. 2024.)
+
+    Parameters
+    ----------
+    real, fake : (N, d) and (M, d), no row of length zero.
+    """
+    return float(cmmd_of_samples(real, fake, [])[0])
+
+
+def cmmd_of_samples(real: npt.ArrayLike, fake: npt.ArrayLike, samples: Sequence[tuple[Rows, Rows]]) -> Floats:
+    """`cmmd` of all points and of samples of them; parameters and result as in `kernel_distances_of_samples`."""
+    real, fake = np.asarray(real), np.asarray(fake)
+    unit_real, unit_fake = (points / np.linalg.norm(points, axis=1, keepdims=True) for points in (real, fake))
+
+    def gaussian_less_one(products: Floats) -> None:
+        # exp(-|x - y|² / 2σ²) - 1, of vectors of unit length: all values are near one, which cancels in the end.
+        products -= 1
+        products /= _CMMD_WIDTH**2
+        np.expm1(products, out=products)
+
+    (n, m), (within_real, within_fake, between) = _kernel_sums_of_samples(
+        unit_real, unit_fake, samples, gaussian_less_one, own=True
+    )
+    distances: Floats = _CMMD_SCALE * (within_real / n**2 + within_fake / m**2 - 2 * between / (n * m))
+    return distances
+
+
+def _kernel_sums_of_samples(
+    real: npt.NDArray[Any],
+    fake: npt.NDArray[Any],
+    samples: Sequence[tuple[Rows, Rows]],
+    kernel: Callable[[Floats], None],
+    *,
+    own: bool,
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats, Floats]]:
+    """Of all points and of each sample: the sizes of both sides, and the kernel's sums within real, within fake and between."""
     all_samples = [(np.arange(len(real)), np.arange(len(fake))), *samples]
     real_members, fake_members = (
         np.ascontiguousarray(_members(len(points), [pair[side] for pair in all_samples]).T, dtype=np.float64)
         for side, points in enumerate((real, fake))
     )
-    n, m = real_members.sum(axis=0), fake_members.sum(axis=0)
-    within_real = _kernel_sums(real, real, real_members, real_members) / (n * (n - 1))
-    within_fake = _kernel_sums(fake, fake, fake_members, fake_members) / (m * (m - 1))
-    between = _kernel_sums(real, fake, real_members, fake_members) / (n * m)
-    distances: Floats = within_real + within_fake - 2 * between
-    return distances
+    within_real = _kernel_sums(real, real, real_members, real_members, kernel, own=own)
+    within_fake = _kernel_sums(fake, fake, fake_members, fake_members, kernel, own=own)
+    between = _kernel_sums(real, fake, real_members, fake_members, kernel, own=True)
+    return (real_members.sum(axis=0), fake_members.sum(axis=0)), (within_real, within_fake, between)
 
 
 def _members(points: int, samples: Sequence[Rows]) -> npt.NDArray[np.bool_]:
@@ -107,16 +158,25 @@ def _members(points: int, samples: Sequence[Rows]) -> npt.NDArray[np.bool_]:
     return members
 
 
-def _kernel_sums(a: npt.NDArray[Any], b: npt.NDArray[Any], a_members: Floats, b_members: Floats) -> Floats:
-    """Sum of the kernel over each sample's pairs, a point with itself left out: float64 (samples,)."""
+def _kernel_sums(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    a_members: Floats,
+    b_members: Floats,
+    kernel: Callable[[Floats], None],
+    *,
+    own: bool,
+) -> Floats:
+    """Sum of the kernel over each sample's pairs, with or without a point and itself: float64 (samples,).
+
+    The kernel turns a block of products into its values, in place.
+    """
     sums = np.zeros(a_members.shape[1])
     for start, rows, block in _product_blocks(a, b, np.zeros(a.shape[1])):
-        block /= a.shape[1]
-        block += 1
-        block *= block * block
-        if a is b:
-            own = np.arange(len(rows))
-            block[own, start + own] = 0
+        kernel(block)
+        if not own:
+            diagonal = np.arange(len(rows))
+            block[diagonal, start + diagonal] = 0
         sums += np.einsum("is,is->s", a_members[start : start + len(rows)], block @ b_members)
     return sums
 
@@ -257,6 +317,7 @@ def compare_features(
     k: int,
     subsamples: int,
     seed: int,
+    clip: bool = False,
     clusters: tuple[Rows, Rows] | None = None,
 ) -> dict[str, Any]:
     """Every metric of one encoder: images (N, d) against reference (M, d).
@@ -268,6 +329,7 @@ def compare_features(
     k : neighbours of precision, recall, density and coverage.
     subsamples : half-samples behind each interval.
     seed : of the half-samples: equal sizes get equal halves, so image sets can be compared.
+    clip : features are CLIP's image embeddings, which have a CMMD.
     clusters : of the images, as their rows name them, and of the reference; None leaves out what is told cluster by cluster.
     """
     images, reference = np.asarray(images), np.asarray(reference)
@@ -291,15 +353,19 @@ def compare_features(
         else:
             values = [frechet_distance(*moments(reference, rows), *moments(images, others)) for rows, others in halves]
             cells["fd"] = _cell(value, *half_sample_interval(value, values))
-    if smaller < 2:
-        cells["kd"] = _undefined(f"{sizes}: pairs need two of each")
-    else:
-        value, *of_halves = map(float, kernel_distances_of_samples(reference, images, halves if smaller // 2 >= 2 else []))
-        cells["kd"] = (
-            _cell(value, *half_sample_interval(value, of_halves, low=-np.inf))
-            if of_halves
-            else _without_interval(value, f"{sizes}: halves are too small for pairs")
-        )
+    of_pairs = {"kd": (kernel_distances_of_samples, -np.inf)} | ({"cmmd": (cmmd_of_samples, 0.0)} if clip else {})
+    for name, (distances, low) in of_pairs.items():
+        if smaller < 2:
+            cells[name] = _undefined(f"{sizes}: pairs need two of each")
+        elif name == "cmmd" and not (images.any(axis=1).all() and reference.any(axis=1).all()):
+            cells[name] = _undefined("an embedding of length zero has no direction")
+        else:
+            value, *of_halves = map(float, distances(reference, images, halves if smaller // 2 >= 2 else []))
+            cells[name] = (
+                _cell(value, *half_sample_interval(value, of_halves, low=low))
+                if of_halves
+                else _without_interval(value, f"{sizes}: halves are too small for pairs")
+            )
     if smaller <= k:
         cells |= {name: _undefined(f"{sizes}: {k} neighbours need more than {k} of each") for name in PRDC}
     else:
@@ -407,12 +473,14 @@ def compute_metrics(
     metrics_json: str | Path,
     *,
     name: str,
+    kinds: Mapping[str, str],
+    missing: Mapping[str, str],
     morphology_encoder: str,
     neighbours: int,
     subsamples: int,
     seed: int,
 ) -> None:
-    """Write every metric of one image set, a key an encoder.
+    """Write every metric of one image set, a key an encoder. What one encoder's features cannot give is undefined and says why.
 
     Parameters
     ----------
@@ -423,6 +491,8 @@ def compute_metrics(
     centroids_npy : (clusters, d) in the space of `morphology_encoder`.
     metrics_json : output.
     name : of the image set.
+    kinds : encoder -> what it is, as `embedding.load_encoder`'s `kind`; also of those that are missing.
+    missing : encoders of the evaluation that could not be used -> why.
     morphology_encoder : the encoder that made the clusters; prompt fidelity is measured in its space.
     neighbours : k of precision, recall, density and coverage.
     subsamples : half-samples behind every interval.
@@ -430,7 +500,7 @@ def compute_metrics(
 
     Raises
     ------
-    InputError : features that are missing, not finite, of other widths or lengths than their tables.
+    InputError : files that are no features, or features of other lengths than their tables or other widths than the clusters.
     """
     table = read_csv(images_csv, ("number", "label", "cluster"))
     reference_table = read_csv(reference_kept_csv, ("kept",))
@@ -442,27 +512,43 @@ def compute_metrics(
             expected="a held-out split with patches that pass the outlier filter",
             remedy="look at the reasons in this table; relax the config key `outliers` if good tissue was dropped",
         )
-    clusters: tuple[Rows, Rows] | None = None
-    encoders = {}
-    fidelity = _undefined(f"the clusters' encoder {morphology_encoder} is not among the evaluation's encoders")
-    loaded = {}
+    unusable = dict(missing)
+    usable: dict[str, tuple[Features, Features]] = {}
     for encoder, path in features.items():
-        images, held_out = load_features(path), load_features(reference[encoder])
+        images, held_out = _read_features(path), _read_features(reference[encoder])
         _check_rows(path, len(images), images_csv, len(table))
         _check_rows(reference[encoder], len(held_out), reference_kept_csv, len(reference_table))
-        _check_width(path, images, f"the reference {reference[encoder]}", held_out)
-        loaded[encoder] = images, held_out[kept]
-    if morphology_encoder in loaded:
-        images, held_out = loaded[morphology_encoder]
+        held_out = held_out[kept]
+        if images.shape[1] != held_out.shape[1]:
+            unusable[encoder] = f"features of width {images.shape[1]}, those of the reference of width {held_out.shape[1]}"
+        elif broken := _not_finite(images):
+            unusable[encoder] = f"features of the images: {broken}"
+        elif broken := _not_finite(held_out):
+            unusable[encoder] = f"features of the reference: {broken}"
+        else:
+            usable[encoder] = images, held_out
+    clusters: tuple[Rows, Rows] | None = None
+    if morphology_encoder in usable:
+        images, held_out = usable[morphology_encoder]
         centroids = load_features(centroids_npy)
         _check_width(features[morphology_encoder], images, f"the clusters {centroids_npy}", centroids)
         named = table["cluster"].to_numpy(np.int64)
         fidelity = prompt_fidelity(images, centroids, named, table["label"].to_numpy(np.int64))
         clusters = named, nearest_centroid(held_out, centroids)
-    for encoder, (images, held_out) in loaded.items():
-        encoders[encoder] = compare_features(
-            images, held_out, k=neighbours, subsamples=subsamples, seed=seed, clusters=clusters
-        )
+    else:
+        without = f"the clusters' encoder {morphology_encoder} is not among the evaluation's encoders"
+        fidelity = _undefined(unusable.get(morphology_encoder, without))
+    encoders = {}
+    for encoder, kind in kinds.items():
+        if encoder in usable:
+            compared = compare_features(
+                *usable[encoder], k=neighbours, subsamples=subsamples, seed=seed, clip=kind == "clip", clusters=clusters
+            )
+        else:
+            names = ("fd", "kd", *(("cmmd",) if kind == "clip" else ()), *PRDC)
+            compared = {"dimension": None, "k": neighbours, "n": len(table), "reference": int(kept.size)}
+            compared |= {metric: _undefined(unusable[encoder]) for metric in names}
+        encoders[encoder] = {"kind": kind, **compared}
     write_json(
         metrics_json,
         {
@@ -482,6 +568,18 @@ def compute_metrics(
 
 def load_features(path: str | Path) -> Features:
     """Rows of finite numbers, or an `InputError`."""
+    features = _read_features(path)
+    if broken := _not_finite(features):
+        raise InputError(
+            path,
+            found=broken,
+            expected="finite features",
+            remedy="look at that image; an encoder in half precision may overflow: set its `dtype` to float32 and run again",
+        )
+    return features
+
+
+def _read_features(path: str | Path) -> Features:
     remedy = "delete it and run the same command again"
     try:
         features = np.load(path, allow_pickle=False)
@@ -490,15 +588,13 @@ def load_features(path: str | Path) -> Features:
     if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating) or 0 in features.shape:
         found = f"an array of shape {features.shape}, dtype {features.dtype}"
         raise InputError(path, found=found, expected="float32 features (N, d)", remedy=remedy)
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if broken.size:
-        raise InputError(
-            path,
-            found=f"{broken.size} of {len(features)} rows with NaN or infinity, the first at row {broken[0]}",
-            expected="finite features",
-            remedy="look at that image; an encoder in half precision may overflow: set its `dtype` to float32 and run again",
-        )
     return cast(Features, features)
+
+
+def _not_finite(features: Features) -> str:
+    """Which rows hold NaN or infinity; empty if none does."""
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    return f"{broken.size} of {len(features)} rows with NaN or infinity, the first at row {broken[0]}" if broken.size else ""
 
 
 def _check_rows(path: str | Path, rows: int, table_csv: str | Path, expected: int) -> None:

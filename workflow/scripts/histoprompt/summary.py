@@ -19,10 +19,14 @@ Row = dict[str, Cell]
 
 FLOORS = ("real", "vae")
 BASELINE = "label"  # the paper's baseline: arms are compared with it, seed by seed
-_METRICS = {"fd": "FD", "kd": "KD", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
+_METRICS = {
+    "fd": "FD", "kd": "KD", "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density",
+    "coverage": "coverage",
+}  # fmt: skip
+_OF_INCEPTION = {"fd": "FID", "kd": "KID"}  # names that Inception's FID weights alone may give
 _FIDELITY, _ALONE, _WITH_REAL = "prompt fidelity", "AUC alone", "AUC with real"
 _AUTHENTIC, _NEAR = "authentic", "near copies"
-_LOWER_IS_BETTER = ("FD-", "KD-")
+_LOWER_IS_BETTER = ("FD-", "KD-", "FID-", "KID-", "CMMD-")
 _WIDTH = 120  # characters of a line of text
 
 
@@ -64,7 +68,8 @@ def row_of(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) ->
     name = report["name"]
     row: Row = {}
     for encoder, values in report["encoders"].items():
-        row |= {f"{word}-{encoder}": values[metric] for metric, word in _METRICS.items()}
+        words = _METRICS | (_OF_INCEPTION if values.get("kind") == "inception" else {})
+        row |= {f"{word}-{encoder}": values[metric] for metric, word in words.items() if metric in values}
     row[_FIDELITY] = report["prompt_fidelity"]
     row |= {column: tests[mix]["auc"] for column, mix in ((_ALONE, name), (_WITH_REAL, f"real+{name}")) if mix in tests}
     return row
@@ -103,19 +108,30 @@ def _study_page(
     encoders = list(any_report["encoders"])
     lines = [f"# Study {study}", ""]
     for encoder in encoders:
-        of_encoder = [column for column in columns if column in {f"{word}-{encoder}" for word in _METRICS.values()}]
+        possible = [f"{word}-{encoder}" for word in (*_METRICS.values(), *_OF_INCEPTION.values())]
+        of_encoder = [column for column in columns if column in possible]
         short = [column if column.startswith(_LOWER_IS_BETTER) else column.removesuffix(f"-{encoder}") for column in of_encoder]
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
         lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
     others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL, _AUTHENTIC, _NEAR)]
     cells = _cells(titles, reports, rows, others)
     lines += ["## Prompts, use and copies", "", *markdown_table(["images of", "N", *others], cells), ""]
-    notes = list(
-        dict.fromkeys(f"- {name}, {column}: {reason}" for name, row in rows.items() for column, reason in reasons(row))
-    )
+    notes = _notes(rows)
     if notes:
         lines += ["Undefined (–):", "", *notes, ""]
     return "\n".join([*lines, *_legend(any_report, tests, copies), ""])
+
+
+def _notes(rows: Mapping[str, Row]) -> list[str]:
+    """Why cells are undefined: a line for each reason, with the image sets and columns it holds for."""
+    columns_of: dict[tuple[str, str], list[str]] = {}
+    for name, row in rows.items():
+        for column, reason in reasons(row):
+            columns_of.setdefault((name, reason), []).append(column)
+    names_of: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for (name, reason), columns in columns_of.items():
+        names_of.setdefault((tuple(columns), reason), []).append(name)
+    return [f"- {', '.join(names)}; {', '.join(columns)}: {reason}" for (columns, reason), names in names_of.items()]
 
 
 def _circular(encoder: str, report: Mapping[str, Any]) -> str:
@@ -145,7 +161,7 @@ def show_cell(cell: Cell | None, column: str) -> str:
 
 
 def _digits(column: str) -> int:
-    return 2 if column.startswith("FD-") else 3
+    return 2 if column.startswith(("FD-", "FID-")) else 3
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -162,6 +178,12 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[s
     return [line(head), rule, *map(line, body)]
 
 
+def _names_of_distances(report: Mapping[str, Any]) -> str:
+    kinds = {values.get("kind") for values in report["encoders"].values()}
+    names = "FID and KID are those of clean-fid's Inception." if "inception" in kinds else "They are no FID and no KID."
+    return names + (" CMMD is that of CLIP's image embeddings, as its authors compute it." if "clip" in kinds else "")
+
+
 def _legend(
     report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]], copies: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
@@ -169,8 +191,8 @@ def _legend(
     lines = [
         f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter; images at the patch "
         f"size (protocol `{report['protocol']}`). FD-x is the Fréchet distance in the features of encoder x, KD-x the kernel "
-        "distance (unbiased, zero on average for two samples of one distribution); lower is better. They are no FID and no "
-        "KID. Of all others, higher is better, up to the row `real`.",
+        "distance (unbiased, zero on average for two samples of one distribution); lower is better. "
+        f"{_names_of_distances(report)} Of all others, higher is better, up to the row `real`.",
         "- **Rows**: `real` is real training patches, as many and with the same labels as an arm's images: the floor of every "
         "number. `vae` is the same patches through the generator's autoencoder: the best any arm can reach. The others are "
         "arms.",
