@@ -37,6 +37,15 @@ rule ablations:
         collect("results/{study}/ablations/{ablation}.{form}", study=STUDY, ablation=ABLATIONS, form=["csv", "md", "png"]),
 
 
+rule coverage_map:
+    input:
+        collect(
+            "results/{study}/{file}",
+            study=STUDY,
+            file=["coverage_map.csv", "regions.csv", "figures/coverage_map.png", "figures/regions.png"],
+        ),
+
+
 rule foundation:
     input:
         "results/foundation/models",
@@ -46,6 +55,7 @@ localrules:
     all,
     replicate,
     ablations,
+    coverage_map,
     foundation,
 
 

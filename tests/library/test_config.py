@@ -122,6 +122,8 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("morphology.encoder", "dinno", ["`morphology.encoder`", "'dinno'", "dino, resnet"]),
         ("evaluation.encoders", ["dino", "inception"], ["`evaluation.encoders`", "'inception'", "dino, resnet"]),
         ("evaluation.neighbours", 1000, ["`generator.sampling.images`", "`evaluation.neighbours + 1`"]),
+        ("evaluation.map.encoder", "inception", ["`evaluation.map.encoder`", "'inception'", "dino, resnet"]),
+        ("evaluation.map.images", 10, ["`evaluation.map.images`", "at least 12", "`evaluation.map.regions`"]),
         ("replicates.arms", ["labels"], ["`replicates.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
         ("arms.k6", {"prompts": "label"}, ["`ablations.clusters.arms.k6`", "an arm named k6", "no other arm"]),
         ("ablations.clusters.arms.k6.encoder", "clip", ["`ablations.clusters.arms.k6.encoder`", "dino, resnet"]),

@@ -92,7 +92,8 @@ def mini_study(config: dict[str, Any]) -> None:
     }  # fmt: skip
     config["generator"]["sampling"] |= {"images": 16, "steps": 2, "batch_size": 4, "dtype": "float32", "shards": 2}
     config["arms"] = {"pretrained": {"prompts": "label", "finetune": False}, "morphology": {"prompts": "morphology"}}
-    config["evaluation"] = {"encoders": ["tiny"], "neighbours": 3, "subsamples": 4}
+    config["evaluation"] |= {"encoders": ["tiny"], "neighbours": 3, "subsamples": 4}
+    config["evaluation"]["map"] |= {"encoder": "tiny", "regions": 3}
     config["classifier"] |= {"steps": 3, "batch_size": 4}
     config["replicates"] = {"arms": ["morphology"], "seeds": [1]}
     config["ablations"] = {

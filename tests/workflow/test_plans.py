@@ -85,6 +85,10 @@ def test_an_ablations_arm_has_replicates(project):
     assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology-seed3"}
 
 
+def test_a_coverage_map_is_made_on_request_alone(project):
+    assert "draw_coverage_map" in project.planned("coverage_map") - project.planned()
+
+
 def test_any_file_is_a_target(project):
     jobs = project.planned("results/demo/metrics/morphology.json")
     assert {job.split()[0] for job in jobs} == {

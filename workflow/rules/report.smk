@@ -6,6 +6,9 @@ localrules:
     summarise_replicates,
 
 
+MAP = config["evaluation"]["map"]
+
+
 rule draw_arms:
     input:
         images=collect("results/{{study}}/samples/{sampled}.h5", sampled=["real", *ARMS]),
@@ -61,6 +64,49 @@ rule draw_coverage:
         code=code_digest("draw_coverage"),
     script:
         "../scripts/draw_coverage.py"
+
+
+rule draw_coverage_map:
+    input:
+        features=collect("results/{{study}}/embeddings/{encoder}/{sampled}.npy", encoder=MAP["encoder"], sampled=IMAGE_SETS),
+        tables=collect("results/{{study}}/samples/{sampled}.csv", sampled=["real" if s == "vae" else s for s in IMAGE_SETS]),
+        images=collect("results/{{study}}/samples/{sampled}.h5", sampled=IMAGE_SETS),
+        held_out="results/{{study}}/embeddings/{encoder}/test.npy".format(**MAP),
+        assignments="results/{{study}}/clusters/{encoder}/k{k}/test.csv".format(**config["morphology"]),
+        patches="results/{study}/patches/test.h5",
+    output:
+        table="results/{study}/coverage_map.csv",
+        regions="results/{study}/regions.csv",
+        figure=report(
+            "results/{study}/figures/coverage_map.png",
+            caption="../report/coverage_map.rst",
+            category="Results",
+            labels={"figure": "map of real and synthetic images"},
+        ),
+        examples=report(
+            "results/{study}/figures/regions.png",
+            caption="../report/regions.rst",
+            category="Results",
+            labels={"figure": "regions of real tissue that arms miss"},
+        ),
+    log:
+        "results/{study}/logs/draw_coverage_map.log",
+    benchmark:
+        "results/{study}/benchmarks/draw_coverage_map.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        names=IMAGE_SETS,
+        map=MAP,
+        coverage_neighbours=config["evaluation"]["neighbours"],
+        seed=config["seed"],
+        code=code_digest("draw_coverage_map"),
+    script:
+        "../scripts/draw_coverage_map.py"
 
 
 rule summarise_study:

@@ -219,6 +219,7 @@ class _Checker:
             seen.add(arm)
         named = [("morphology.encoder", config["morphology"]["encoder"])]
         named += [("evaluation.encoders", name) for name in config["evaluation"]["encoders"]]
+        named += [("evaluation.map.encoder", config["evaluation"]["map"]["encoder"])]
         named += [(f"{key}.encoder", entry["encoder"]) for key, _, entry in arm_entries(config) if "encoder" in entry]
         for key, name in named:
             self.check_known(key, name, config["encoders"], "encoders")
@@ -375,6 +376,12 @@ class _Checker:
             "evaluation.neighbours + 1",
             "an image is not its own neighbour",
         )
+        drawn = config["evaluation"]["map"]["images"]
+        for least, other, why in (
+            (config["evaluation"]["neighbours"] + 1, "evaluation.neighbours + 1", "an image is not its own neighbour"),
+            (config["evaluation"]["map"]["regions"], "evaluation.map.regions", "every region has a patch"),
+        ):
+            self.check_at_least("evaluation.map.images", drawn, least, other, why)
         if config["data"]["source"] == "phantom":
             patches, slides = config["data"]["phantom"]["patches"], config["data"]["phantom"]["slides"]
             for split in patches:
