@@ -18,6 +18,7 @@ include: "workflow/rules/morphology.smk"
 include: "workflow/rules/generator.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/reader_study.smk"
 include: "workflow/rules/foundation.smk"
 
 

@@ -77,6 +77,8 @@ def study_results():
             "summary.md",
             "figures/arms.png",
             "figures/coverage.png",
+            "reader_study/page/index.html",
+            "reader_study/key.json",
             "clusters/{encoder}/k{k}/atlas.png".format(**config["morphology"]),
             "clusters/{encoder}/sweep.png".format(**config["morphology"]),
             *(f"patches/{split}.dropped.csv" for split in SPLITS),

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from histoprompt.encoders import INCEPTION, no_inception
 from histoprompt.errors import InputError
+from histoprompt.reader_study.shares import check_shares
 from histoprompt.schedulers import check_scheduler
 from histoprompt.words import number_words
 
@@ -22,6 +23,7 @@ FOUNDATION = "resources/foundation"
 _REPLICATE = re.compile(r"(?P<arm>.+)-seed(?P<seed>[0-9]+)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _IMAGE_SETS = ("real", "vae", "train", "valid", "test")
+_LARGEST_PAGE = 200  # MB: browsers hold a page of some 500 MB in one text, and tablets less
 _TYPES = {
     "integer": ("a whole number", "whole numbers"),
     "number": ("a number", "numbers"),
@@ -31,7 +33,7 @@ _TYPES = {
     "array": ("a list", "lists"),
     "object": ("a section", "sections"),
 }
-_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "multipleOf": "a multiple of"}
 _PCAM_FILES = tuple(f"camelyonpatch_level_2_split_{split}_{part}.h5" for split in ("train", "valid", "test") for part in "xy")
 
 
@@ -151,6 +153,7 @@ class _Checker:
         self.check_data()
         self.check_templates()
         self.check_numbers()
+        self.check_reader_study()
         self.check_models()
 
     def check_schema(self) -> None:
@@ -223,8 +226,9 @@ class _Checker:
         named += [(f"{key}.encoder", entry["encoder"]) for key, _, entry in arm_entries(config) if "encoder" in entry]
         for key, name in named:
             self.check_known(key, name, config["encoders"], "encoders")
-        for arm in config["replicates"]["arms"]:
-            self.check_known("replicates.arms", arm, config["arms"], "arms")
+        for section in ("replicates", "reader_study"):
+            for arm in config[section]["arms"]:
+                self.check_known(f"{section}.arms", arm, config["arms"], "arms")
         for key, _, entry in arm_entries(config):
             if "model" in entry:
                 self.check_sampled_model(key, entry)
@@ -419,6 +423,57 @@ class _Checker:
                     expected="a warm-up shorter than the training",
                     remedy="lower warmup_steps or raise steps",
                 )
+
+    def check_reader_study(self) -> None:
+        study, data = self.config["reader_study"], self.config["data"]
+        check_shares(
+            f"config key `reader_study.images` of {self.study_file}",
+            study["images"],
+            arms=len(study["arms"]),
+            classes=len(data["classes"]),  # those of a folder or table are looked at once they are known
+            blocks=study["blocks"],
+        )
+        self.check_at_least(
+            "reader_study.images",
+            study["images"],
+            study["repeats"],
+            "reader_study.repeats",
+            "an image is shown a second time once",
+        )
+        half = (study["images"] + study["training"]) // 2
+        why = "synthetic images, each with a number of its own"
+        self.check_at_least(
+            "generator.sampling.images",
+            self.config["generator"]["sampling"]["images"],
+            half,
+            "half of reader_study.images + reader_study.training",
+            why,
+        )
+        if data["source"] == "phantom":
+            self.check_at_least(
+                "data.phantom.patches.test",
+                data["phantom"]["patches"]["test"],
+                half,
+                "half of reader_study.images + reader_study.training",
+                "the real images are test patches",
+            )
+        side = data["patch_size"] if study["display"] == "matched" else self.config["generator"]["resolution"]
+        size = half * 2 * 4 * side**2 / 1e6
+        if size > _LARGEST_PAGE:
+            self.refuse(
+                "reader_study.images",
+                found=f"{half * 2} images of up to {side} pixels a side, a page of {size:.0f} MB",
+                expected=f"at most {_LARGEST_PAGE} MB, which every browser opens",
+                remedy="show fewer images"
+                + ("" if study["display"] == "matched" else ", or set `reader_study.display` to matched"),
+            )
+        if study["answers"] is not None and not Path(study["answers"]).is_dir():
+            self.refuse(
+                "reader_study.answers",
+                found=f"no folder {study['answers']}",
+                expected="the folder of the CSV files that readers sent back",
+                remedy="correct the path (relative to the folder in which Snakemake runs), or set it to null",
+            )
 
     def check_at_least(self, key: str, value: int, least: int, other: str, why: str) -> None:
         if value < least:

@@ -82,7 +82,7 @@ def export_dataset(
                 for path, digest, label, number in zip(
                     part["path"], part["sha256"], part["label"], part["number"], strict=True
                 ):
-                    image = _read_image(path, digest, size)
+                    image = read_image(path, digest, size)
                     size = len(image)
                     images.append(image)
                     _link(path, folders[classes[label]] / f"{number:06d}.png")
@@ -96,7 +96,7 @@ def export_dataset(
     write_csv(metadata_csv, metadata[["file_name", "label", "class", "cluster", "prompt", "seed"]])
 
 
-def _read_image(path: Path, digest: str, size: int | None) -> Images:
+def read_image(path: Path, digest: str, size: int | None) -> Images:
     """uint8 (R, R, 3), once the file is what its manifest says and R is `size`, where one is given."""
     remedy = "the images were changed after they were made: delete the shard's manifest and run the same command again"
     if not path.is_file():
