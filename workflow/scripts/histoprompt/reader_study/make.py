@@ -203,7 +203,7 @@ def assemble_page(shown: Mapping[str, Any], pixels: bytes) -> tuple[str, str]:
     script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     policy = (
         f"default-src 'none'; script-src '{_csp_hash(script)}'; style-src '{_csp_hash(style)}'; img-src data: blob:; "
-        "connect-src 'none'; form-action 'none'; base-uri 'none'"
+        "connect-src 'none'; form-action 'none'; base-uri 'none'; require-trusted-types-for 'script'"
     )
     content = Template((PAGE / "index.html").read_text(encoding="utf-8")).substitute(
         language=html.escape(text["language"]),

@@ -9,7 +9,7 @@ const notice = document.getElementById("notice");
 const dialog = document.getElementById("dialog");
 const pixels = new Pixels(study.images, document.getElementById("pixels").textContent);
 const truth = new Map(study.training.map((entry) => [entry.image, entry]));
-const classKeys = chooseKeys(study.classes, "rsmbpd");
+const classKeys = chooseKeys(study.classes, "rsmpd");
 const SECONDS_AN_IMAGE = 9; // for the estimate on the first screen alone
 const READER = /^[a-z0-9][a-z0-9._-]{0,31}$/i;
 
@@ -142,8 +142,8 @@ function showInstructions() {
     training ? make("p", {}, say("instructions_examples")) : null,
     training ? make("ul", { class: "examples" }, ...examples) : null,
     list([
-      ...words.instructions.filter((_, i) => i !== 3 || study.display === "matched"),
-      ...(study.display === "native" ? [say("instructions_native")] : []),
+      ...words.instructions,
+      say(study.display === "matched" ? "instructions_zoom" : "instructions_zoom_native"),
       ...(study.diagnosis ? [say("instructions_diagnosis")] : []),
     ]),
     keyTable(),
@@ -195,17 +195,17 @@ function showFinished() {
   session.stopClock();
   session.stage = "finished";
   session.save();
-  const lookAgain = () => {
+  const lookBack = () => {
     session.stage = "main";
-    session.at = session.trainingCount;
+    session.at = session.order.length - 1;
     showTask();
   };
   show(
     say("finished_heading"),
-    make("p", {}, say("finished", { total: session.total, minutes: session.minutes.toFixed(0) })),
+    make("p", {}, say("finished", { total: session.total, minutes: Math.max(session.minutes, 1).toFixed(0) })),
     make("p", { class: "lead" }, say("finished_save", { file: fileName() })),
     make("div", { class: "row" }, button(say("download"), download, { class: "main", "data-enter": true, "data-key": "d" }, "D")),
-    make("div", { class: "row quiet" }, button(say("finished_back"), lookAgain), button(say("finished_forget"), askToForget)),
+    make("div", { class: "row quiet" }, button(say("finished_back"), lookBack), button(say("finished_forget"), askToForget)),
   );
 }
 
@@ -271,18 +271,19 @@ function buildTask() {
   const progress = make("progress", { "aria-label": say("title") });
   const feedback = make("p", { class: "feedback", role: "status" });
   const problem = make("p", { class: "error", role: "alert" });
-  const back = button(say("back"), goBack, { class: "back", "aria-keyshortcuts": "Backspace" }, "⌫");
+  const back = button(say("back"), goBack, { class: "back", "aria-keyshortcuts": "Backspace" }, say("key_backspace"));
   const nextText = make("span", {});
-  const next = make("button", { type: "submit", class: "main", "aria-keyshortcuts": "Enter" }, nextText, keyHint("⏎"));
+  const next = make("button", { type: "submit", class: "main", "aria-keyshortcuts": "Enter" }, nextText, keyHint(say("key_enter")));
   const canvas = make("canvas", { role: "img", tabindex: "0" });
   const viewer = new Viewer(canvas);
+  viewer.listen();
   canvas.style.setProperty("--side", `${study.size}px`);
   const zooms = make(
     "div",
     { class: "zooms" },
-    button("−", () => viewer.zoom(-1), { "aria-label": say("zoom_out"), title: say("zoom_out"), "aria-keyshortcuts": "-" }),
+    button("−", () => viewer.zoom(1 / ZOOM_STEP), { "aria-label": say("zoom_out"), title: say("zoom_out"), "aria-keyshortcuts": "-" }),
     button("0", () => viewer.reset(), { "aria-label": say("zoom_reset"), title: say("zoom_reset"), "aria-keyshortcuts": "0" }),
-    button("+", () => viewer.zoom(1), { "aria-label": say("zoom_in"), title: say("zoom_in"), "aria-keyshortcuts": "+" }),
+    button("+", () => viewer.zoom(ZOOM_STEP), { "aria-label": say("zoom_in"), title: say("zoom_in"), "aria-keyshortcuts": "+" }),
   );
   const form = make(
     "form",
@@ -302,9 +303,9 @@ function buildTask() {
       make("label", { for: "remark" }, say("remark_question"), make("small", {}, say("optional")), keyHint("M")),
       remark,
     ),
-    feedback,
-    problem,
     make("div", { class: "row steps" }, back, next),
+    feedback, // below, so that the buttons stay where they are
+    problem,
   );
 
   /** Bring choices and buttons in line with the record. */
@@ -484,9 +485,9 @@ function actionOf(key) {
     r: () => pick(task.answer, 0),
     s: () => pick(task.answer, 1),
     m: () => remark.focus(),
-    "+": () => viewer.zoom(1),
-    "=": () => viewer.zoom(1),
-    "-": () => viewer.zoom(-1),
+    "+": () => viewer.zoom(ZOOM_STEP),
+    "=": () => viewer.zoom(ZOOM_STEP),
+    "-": () => viewer.zoom(1 / ZOOM_STEP),
     0: () => viewer.reset(),
   }[key];
 }
@@ -513,7 +514,7 @@ document.addEventListener("keydown", (event) => {
   }
   if (task && key === "Backspace") return act(goBack);
   if (task && PANS[key] && !target.matches("input[type=radio]"))
-    return task.viewer.level ? act(() => task.viewer.pan(...PANS[key].map((step) => step * PAN_STEP))) : undefined;
+    return task.viewer.scale > 1 ? act(() => task.viewer.pan(...PANS[key].map((step) => step * PAN_STEP))) : undefined;
   if (!session.singleKeys || key.length !== 1) return;
   const shown = [...document.querySelectorAll("[data-key]")].find((b) => b.dataset.key === key.toLowerCase() && b.offsetParent);
   if (shown) return act(() => shown.click());

@@ -18,6 +18,7 @@ class Session {
     this.singleKeys = saved?.singleKeys ?? true;
     this.records = this.order.map((_, i) => ({ ...EMPTY, ...saved?.records[i] }));
     this.since = null;
+    this.opened = Date.now(); // makes a window's entries its own, so that another one notices them
   }
 
   static place(study, reader) {
@@ -34,9 +35,9 @@ class Session {
   }
 
   save() {
-    const { stage, at, singleKeys, records } = this;
+    const { opened, stage, at, singleKeys, records } = this;
     try {
-      localStorage.setItem(this.place, JSON.stringify({ stage, at, singleKeys, records }));
+      localStorage.setItem(this.place, JSON.stringify({ opened, stage, at, singleKeys, records }));
     } catch {
       this.kept = false;
     }
