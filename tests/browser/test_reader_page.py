@@ -1,5 +1,6 @@
 """The page of a reader study in a real browser: a whole session by keyboard, and what a reader may run into."""
 
+import base64
 import csv
 import io
 import random
@@ -15,7 +16,8 @@ from histoprompt.patches import PatchFile
 from histoprompt.reader_study.make import PAGE, make_reader_study
 from histoprompt.reader_study.order import presentation
 
-PAINTED = "new Promise((done) => new PerformanceObserver((list) => done(list.getEntries()[0].startTime)).observe({type: 'paint', buffered: true}))"
+PAINTED = """new Promise((done) =>
+    new PerformanceObserver((list) => done(list.getEntries().at(-1).startTime)).observe({ type: "paint", buffered: true }))"""
 DESKTOP, TABLET = {"width": 1280, "height": 800}, {"width": 820, "height": 1180}
 COLUMNS = [
     "study",
@@ -184,8 +186,8 @@ def test_a_second_reader_gets_another_order_of_the_same_images(context, study):
 
 def test_the_page_computes_the_order_that_the_analysis_rebuilds(context):
     page = context.new_page()
-    page.evaluate((PAGE / "order.js").read_text() + "\nwindow.presentation = presentation;")
-    draw = random.Random(1)
+    page.evaluate((PAGE / "order.js").read_text() + "\nwindow.presentation = presentation;\nnull")
+    draw, cases = random.Random(1), []
     for _ in range(60):
         blocks = [[f"{draw.getrandbits(48):012x}" for _ in range(draw.randrange(12))] for _ in range(draw.randrange(1, 7))]
         training = [f"{draw.getrandbits(48):012x}" for _ in range(draw.randrange(4))]
@@ -194,9 +196,9 @@ def test_the_page_computes_the_order_that_the_analysis_rebuilds(context):
         images += [{"image": image, "part": "main", "block": b} for b, block in enumerate(blocks) for image in block]
         key = {"page": name, "blocks": len(blocks), "repeats": repeats, "images": images}
         shown = {"page": name, "blocks": blocks, "repeats": repeats, "training": [{"image": image} for image in training]}
-        for reader in ("a", " Reader.07", "ÄÖÜ-ß", "x" * 32):
-            order = page.evaluate("([study, reader]) => presentation(study, reader)", [shown, reader])
-            assert order == [vars(shown) for shown in presentation(key, reader)]
+        cases += [(key, shown, reader) for reader in ("a", " Reader.07", "ÄÖÜ-ß", "x" * 32)]
+    orders = page.evaluate("(cases) => cases.map((both) => presentation(...both))", [case[1:] for case in cases])
+    assert orders == [[vars(place) for place in presentation(key, reader)] for key, _, reader in cases]
 
 
 def test_the_pixels_on_the_screen_are_those_of_the_files(context, study):
@@ -205,13 +207,14 @@ def test_the_pixels_on_the_screen_are_those_of_the_files(context, study):
     for entry in study["key"]["images"][::9]:
         script = """(image) => {
             const canvas = pixels.canvasOf(image);
-            return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+            const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            return btoa(String.fromCharCode(...data));
         }"""
-        shown = page.evaluate(script, entry["image"])
+        shown = base64.b64decode(page.evaluate(script, entry["image"]))
         path = files["test_h5"] if entry["arm"] is None else files["samples_h5"][files["arms"].index(entry["arm"])]
         with PatchFile(path) as file:
             patch = file.take([entry["row"]])[0]
-        assert [shown[i::4] for i in range(3)] == [patch[..., i].ravel().tolist() for i in range(3)]
+        assert [shown[i::4] for i in range(3)] == [patch[..., i].tobytes() for i in range(3)]
         assert set(shown[3::4]) == {255}
 
 
@@ -323,7 +326,7 @@ def test_zoom_and_single_keys(context, study):
     page.get_by_label("Use single keys").uncheck()
     press(page, "Escape", "r", "1")
     assert page.locator("input:checked").count() == 0
-    page.get_by_label("Synthetic").check()
+    page.get_by_role("radio", name="Synthetic").check()
     assert page.locator("input:checked").get_attribute("value") == "synthetic"
 
 
@@ -336,8 +339,9 @@ def test_no_screen_has_a_serious_accessibility_fault(browser, study, device, tmp
 
     def look(name):
         page.screenshot(path=tmp_path / f"{device}-{name}.png")
-        found = Axe().run(page).response["violations"]
-        faults.extend((name, f["id"], f["impact"]) for f in found if f["impact"] in ("serious", "critical"))
+        if device == "desktop" or name in ("instructions", "feedback", "chosen"):  # the others are laid out alike
+            found = Axe().run(page).response["violations"]
+            faults.extend((name, f["id"], f["impact"]) for f in found if f["impact"] in ("serious", "critical"))
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than the screen"
 
     page.goto(study["page"])

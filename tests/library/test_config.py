@@ -157,6 +157,17 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("generator.resolution", 100, ["`generator.resolution`", "a multiple of 8", "set it to 96"]),
         ("classifier.weights", "absent.safetensors", ["`classifier.weights`", "no file absent.safetensors"]),
         ("classifier.weights", "weights.pt", ["`classifier.weights`", "safetensors"]),
+        ("reader_study.arms", ["labels"], ["`reader_study.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
+        ("reader_study.arms", [], ["`reader_study.arms`", "not empty"]),
+        ("reader_study.images", 44, ["`reader_study.images`", "44 images, for 2 arms, 2 classes and 4 blocks", "40 or 48"]),
+        ("reader_study.blocks", 3, ["`reader_study.images`", "40 images", "3 blocks", "a multiple of 24", "24 or 48"]),
+        ("reader_study.repeats", 41, ["`reader_study.images`", "found:    40", "at least 41", "`reader_study.repeats`"]),
+        ("reader_study.training", 3, ["`reader_study.training`", "found:    3", "a multiple of 2"]),
+        ("reader_study.images", 2000, ["`generator.sampling.images`", "found:    1000", "at least 1002"]),
+        ("reader_study.display", "large", ["`reader_study.display`", "'large'", "matched, native"]),
+        ("reader_study.answers", "nowhere", ["`reader_study.answers`", "no folder nowhere", "null"]),
+        ("reader_study.margin", 0.5, ["`reader_study.margin`", "0.5", "< 0.5"]),
+        ("reader_study.size", ..., ["`reader_study.size`", "no such key"]),
         ("study", "../up", ["`study`", "'../up'"]),
     ],
 )
@@ -164,6 +175,17 @@ def test_one_message_says_what_to_do(config, key, value, parts):
     change(config, key, value)
     text = message(config)
     assert [part for part in [*parts, "found:", "expected:", "to do:"] if part not in text] == []
+
+
+def test_a_reader_study_may_not_outgrow_browsers_nor_the_test_patches(config):
+    config["reader_study"] |= {"display": "native", "images": 400}
+    config["generator"]["resolution"] = 512
+    text = message(config)
+    assert "404 images of up to 512 pixels a side, a page of 424 MB" in text and "set `reader_study.display` to matched" in text
+    config["reader_study"]["display"] = "matched"
+    config["data"]["phantom"]["patches"]["test"] = 201
+    text = message(config)
+    assert "`data.phantom.patches.test`" in text and "at least 202" in text and "real images are test patches" in text
 
 
 def test_several_mistakes_are_counted(config):
@@ -219,6 +241,7 @@ def test_a_prompt_longer_than_the_text_encoder_takes(config, models):
     config["arms"] = {"far": {"prompts": "morphology", "k": 102}}
     config["replicates"]["arms"] = []
     config["ablations"] = {}
+    config["reader_study"]["arms"] = ["far"]
     text = message(config)
     assert "`prompts.morphology`" in text and "at most 8 tokens" in text
     assert "a prompt of 9 tokens: 'Histology image of healthy tissue, morphology type one hundred'" in text

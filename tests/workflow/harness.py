@@ -110,6 +110,7 @@ def mini_study(config: dict[str, Any]) -> None:
             "arms": {"few": {"prompts": "morphology", "train": 8}, "some": {"prompts": "morphology", "train": 16}},
         },
     }
+    config["reader_study"] |= {"arms": ["pretrained"], "images": 8, "blocks": 2, "repeats": 2, "training": 2}
 
 
 def write_models(project: Project) -> None:

@@ -12,6 +12,7 @@ def small(config):
     config["arms"] = {"label": {"prompts": "label"}}
     config["replicates"] = {"arms": ["label"], "seeds": [4]}
     config["ablations"] = {}
+    config["reader_study"]["arms"] = ["label"]
 
 
 def test_the_demo(project):

@@ -59,6 +59,8 @@ def test_the_results_are_there(project):
         "copies/vae.png",
         "coverage.csv",
         "figures/coverage.png",
+        "reader_study/page/index.html",
+        "reader_study/key.json",
         "clusters/tiny/k3/atlas.png",
         "clusters/tiny/sweep.png",
         "samples/morphology/dataset/metadata.csv",
@@ -154,11 +156,14 @@ def test_settings_of_other_stages_rerun_nothing(project):
 def test_a_library_edit_reruns_its_stage_and_what_follows(project, edited):
     edited("workflow/scripts/histoprompt/summary.py", lambda text: text + "\n_EDIT = 1\n")
     assert project.planned(*STUDY) == {"summarise_study"}
+    edited("workflow/scripts/histoprompt/reader_study/page/style.css", lambda text: text + "\n")
+    assert project.planned(*STUDY) == {"summarise_study", "make_reader_study"}
     edited("workflow/scripts/histoprompt/metrics.py", lambda text: text + "\n_EDIT = 1\n")
     images = ("real", "vae", "pretrained", "morphology")
     stages = ("compute_metrics", "find_copies")
     assert project.planned(*STUDY) == {
         "summarise_study",
+        "make_reader_study",
         "draw_coverage",
         *(f"{stage} {name}" for stage in stages for name in images),
     }
@@ -180,6 +185,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project):
     def slow(config):
         mini_study(config)
         config["ablations"] = {}
+        config["reader_study"]["arms"] = ["slow"]
         config["arms"] = {"slow": {"prompts": "label", "finetune": {"steps": 60, "validate_every": 60, "grid_every": 60}}}
         config["replicates"] = {"arms": [], "seeds": []}
 

@@ -268,7 +268,7 @@ function buildTask() {
     session.save();
   });
   const heading = make("h1", { tabindex: "-1" });
-  const progress = make("progress", { "aria-label": say("title") });
+  const progress = make("progress", { "aria-label": say("progress_label") });
   const feedback = make("p", { class: "feedback", role: "status" });
   const problem = make("p", { class: "error", role: "alert" });
   const back = button(say("back"), goBack, { class: "back", "aria-keyshortcuts": "Backspace" }, say("key_backspace"));
