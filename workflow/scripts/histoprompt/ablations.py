@@ -126,7 +126,8 @@ def summarise_ablation(
     with atomic(table_md) as temporary:
         temporary.write_text(_page(name, title, varies, arms, reports, found, rows, encoders, signatures))
     with atomic(figure_png) as temporary:
-        _figure(title, varies, arms, rows, encoders).savefig(temporary, metadata={"Software": None})
+        near_by_chance = next(iter(found.values()))["near_copies_held_out"]
+        _figure(title, varies, arms, rows, encoders, near_by_chance).savefig(temporary, metadata={"Software": None})
 
 
 def copies_by_chance(report: Mapping[str, Any]) -> float:
@@ -223,15 +224,25 @@ def _legend(
         f"and at least {GAP} above precision; *neither realistic nor varied*: both below {HALF}; *repeats training images*: "
         "near copies (nearer to a training image than all but 1 % of held-out patches are) above what that 1 % itself may be "
         "by chance. Each holds for these images, and of many cells some will err: another seed is the test.",
-        f"- **Training images**: {train}.",
+        f"- **Copies** are looked for among the images that each arm's prompts were written for: {train}.",
         f"- **Intervals** [low, high]: {report['interval']} ({report['subsamples']} half-samples, seed {report['seed']}). They "
         "do not cover another training of the generator.",
     ]
     return [textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
 
 
+def _error(cell: Cell, end: str) -> float:
+    """Length of an error bar; an end of Wilson's interval may lie on the value, save for rounding."""
+    return 0.0 if cell[end] is None else max(cell["value"] - cell[end] if end == "low" else cell[end] - cell["value"], 0.0)
+
+
 def _figure(
-    title: str, varies: str, arms: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], encoders: Sequence[str]
+    title: str,
+    varies: str,
+    arms: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Row],
+    encoders: Sequence[str],
+    near_by_chance: float,
 ) -> Figure:
     """A panel a metric; values of the setting stand in even steps, and arms with the same kind of prompts are joined."""
     ordered = sorted(arms, key=lambda arm: _place(arms, arm))
@@ -246,12 +257,11 @@ def _figure(
             points = [arm for arm in ordered if arms[arm]["prompts"] == kind and rows[arm][column]["value"] is not None]
             cells = [rows[arm][column] for arm in points]
             places = [words.index(_word(arms[arm]["value"])) + shift + 0.08 * (i - (len(kinds) - 1) / 2) for arm in points]
-            errors = [
-                [cell["value"] - cell["low"] if cell["low"] is not None else 0 for cell in cells],
-                [cell["high"] - cell["value"] if cell["high"] is not None else 0 for cell in cells],
-            ]
+            errors = [_error(cell, "low") for cell in cells], [_error(cell, "high") for cell in cells]
             values = [cell["value"] for cell in cells]
-            bars = axis.errorbar(places, values, yerr=errors, color=colour, marker=markers[kind], markersize=5, capsize=2)
+            bars = axis.errorbar(
+                places, values, yerr=errors, color=colour, marker=markers[kind], markersize=5, capsize=2, clip_on=False
+            )
             if not ordinal:
                 bars[0].set_linestyle("none")
 
@@ -279,7 +289,7 @@ def _figure(
             place = words.index(_word(arms[arm]["value"]))
             axes[_FIDELITY].hlines(chance, place - 0.2, place + 0.2, color="#888888", linestyles="--", linewidth=1.3)
     axes[_FIDELITY].set_ylim(bottom=0)
-    axes[_NEAR].axhline(0.01, color="#888888", linestyle="--", linewidth=1.3)
+    axes[_NEAR].axhline(near_by_chance, color="#888888", linestyle="--", linewidth=1.3)
     axes[_NEAR].set_ylim(bottom=0)
     for axis in axes.values():
         axis.set_xticks(range(len(words)), words)
