@@ -34,7 +34,7 @@ def keys(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tupl
             continue  # what an arm may change is described where the study states it
         yield from keys(entry, (*path, name))
         more = entry.get("additionalProperties")
-        if isinstance(more, Mapping):
+        if isinstance(more, Mapping) and path != ("ablations", "*"):  # their arms are described as those of `arms` are
             yield (*path, name, "*"), more
             yield from keys(more, (*path, name, "*"))
 
