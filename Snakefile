@@ -47,6 +47,15 @@ rule coverage_map:
         ),
 
 
+rule learning_curve:
+    input:
+        collect(
+            "results/{study}/{file}",
+            study=STUDY,
+            file=["learning_curve.csv", "learning_curve.md", "figures/learning_curve.png"],
+        ),
+
+
 rule foundation:
     input:
         "results/foundation/models",
@@ -57,6 +66,7 @@ localrules:
     replicate,
     ablations,
     coverage_map,
+    learning_curve,
     foundation,
 
 

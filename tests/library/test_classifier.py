@@ -13,14 +13,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss
+from skimage.color import hed2rgb
 
-from histoprompt.classifier import AdamW, augment, batch_rows, build_model, normalise, score, train_classifier
+from histoprompt.classifier import (
+    AUGMENTATIONS,
+    AdamW,
+    augment,
+    batch_rows,
+    build_model,
+    nested_order,
+    normalise,
+    restain,
+    train_classifier,
+    train_learning_curve,
+)
 from histoprompt.errors import InputError
-from histoprompt.intervals import delong
 from histoprompt.patches import write_patches
+from histoprompt.scores import score
 
-SETTINGS: dict[str, Any] = {"model": "small_cnn", "weights": None, "steps": 40, "batch_size": 16, "learning_rate": 5e-3}
+SETTINGS: dict[str, Any] = {
+    **{"model": "small_cnn", "weights": None, "steps": 40, "batch_size": 16, "learning_rate": 5e-3},
+    "augmentations": ["flip", "rotate90"],
+}
 PCAM = Path(__file__).parents[3] / "shared/data/pcam_mini"
 ImageSet = Callable[..., Path]
 
@@ -45,8 +59,8 @@ def image_set(tmp_path: Path) -> ImageSet:
     return make
 
 
-def run(files: list[Path], test: Path, report: Path, *, seed: int = 0, **change: Any) -> dict[str, Any]:
-    train_classifier(files, test, report, mix="real", settings=SETTINGS | change, seed=seed, device="cpu", threads=1)
+def run(files: list[Path], test: Path, report: Path, *, seeds: tuple[int, ...] = (0,), **change: Any) -> dict[str, Any]:
+    train_classifier(files, test, report, mix="real", settings=SETTINGS | change, seeds=seeds, device="cpu", threads=1)
     return dict(json.loads(report.read_text()))
 
 
@@ -85,18 +99,47 @@ def test_batches_are_keyed_by_seed_and_source() -> None:
 @given(st.integers(0, 2**31))
 def test_flips_and_rotations_move_pixels_and_change_none(seed: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    moved = augment(images.copy(), ("flips", "rotations"), seed=seed, step=3)
+    moved = augment(images.copy(), ("flip", "rotate90"), seed=seed, step=3)
     turns = [np.rot90(side, k, (1, 2)) for k in range(4) for side in (images, images[:, ::-1])]
     assert all(any(np.array_equal(new, turn[i]) for turn in turns) for i, new in enumerate(moved))
-    assert np.array_equal(moved, augment(images.copy(), ("flips", "rotations"), seed=seed, step=3))
-    assert not np.array_equal(moved, augment(images.copy(), ("flips", "rotations"), seed=seed, step=4))
+    assert np.array_equal(moved, augment(images.copy(), ("flip", "rotate90"), seed=seed, step=3))
+    assert not np.array_equal(moved, augment(images.copy(), ("flip", "rotate90"), seed=seed, step=4))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 9), st.sets(st.sampled_from(AUGMENTATIONS)))
+def test_what_happens_to_an_image_depends_on_seed_step_and_its_number_alone(seed: int, n: int, names: set[str]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
+    whole = augment(images.copy(), sorted(names), seed=seed, step=5)
+    assert np.array_equal(whole[:n], augment(images[:n].copy(), sorted(names, reverse=True), seed=seed, step=5))
 
 
 def test_augmentations_act_only_where_they_are_named() -> None:
-    images = np.full((20, 4, 4, 3), 100, np.uint8)
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    images = np.repeat(image[None], 400, axis=0)
     assert np.array_equal(augment(images.copy(), (), seed=0, step=0), images)
-    changed = augment(images.copy(), ("colour",), seed=0, step=0)
-    assert changed.std(axis=(1, 2)).max() == 0 and 60 < changed.min() < 95 and 105 < changed.max() < 140
+    for names, forms in ((("flip",), 4), (("rotate90",), 4), (("flip", "rotate90"), 8)):
+        found, counts = np.unique(augment(images.copy(), names, seed=0, step=0), axis=0, return_counts=True)
+        assert len(found) == forms and counts.min() > 400 / forms / 2
+
+
+def test_colour_jitter_is_skimages_deconvolution_and_leaves_white_and_identity_alone() -> None:
+    amounts = np.random.default_rng(0).uniform(0, 0.06, (6, 4, 4, 3))  # skimage has no negative amounts of stain
+    images = np.rint(256 * hed2rgb(amounts) - 1).clip(0, 255).astype(np.uint8)
+    ones, factors = np.ones(6), np.array([1.1, 0.9, 1.0])
+    assert np.array_equal(restain(images, np.ones((6, 3)), ones), images)
+    assert restain(np.full((6, 2, 2, 3), 255, np.uint8), np.full((6, 3), 1.1), ones).min() == 255
+    changed = restain(images, np.tile(factors, (6, 1)), ones)
+    assert np.abs(changed - (256 * hed2rgb(amounts * factors) - 1)).max() < 2 and np.abs(changed - images.astype(int)).max() > 5
+    light = restain(images, np.ones((6, 3)), np.full(6, 0.9))
+    np.testing.assert_allclose(light + 1.0, 0.9 * (images + 1.0), atol=0.6)
+
+
+def test_colour_jitter_is_mild() -> None:
+    images = np.full((200, 4, 4, 3), (180, 120, 170), np.uint8)  # eosin pink
+    changed = augment(images.copy(), ("colour",), seed=0, step=0).astype(int)
+    assert changed.std(axis=(1, 2)).max() == 0
+    shift = changed[:, 0, 0] - images[:, 0, 0].astype(int)
+    assert np.abs(shift).max() < 40 and np.abs(shift).mean() > 5 and np.abs(shift.mean(0)).max() < 4
 
 
 def test_pixels_are_scaled_once() -> None:
@@ -107,36 +150,27 @@ def test_pixels_are_scaled_once() -> None:
     )
 
 
-def test_scores_of_two_classes() -> None:
-    generator = np.random.default_rng(0)
-    labels = np.arange(200) % 2
-    p = np.clip(0.4 * labels + 0.3 + generator.normal(0, 0.2, 200), 0.01, 0.99)
-    scores = score(np.column_stack([1 - p, p]), labels, seed=0)
-    auc = scores["auc"]
-    assert (auc["value"], auc["low"], auc["high"]) == delong(p[labels == 1], p[labels == 0])
-    assert scores["accuracy"]["value"] == ((p > 0.5) == labels).mean()
-    assert scores["brier"] == pytest.approx(brier_score_loss(labels, p))
-
-
-def test_calibration_error_of_honest_and_of_boastful_probabilities() -> None:
-    labels = (np.arange(1000) % 10 < 7).astype(int)
-    honest, boastful = (score(np.tile([1 - p, p], (1000, 1)), labels, seed=0) for p in (0.7, 0.95))
-    assert honest["calibration_error"] == pytest.approx(0, abs=1e-9)
-    assert boastful["calibration_error"] == pytest.approx(0.25)
-
-
 def test_it_learns_and_reports(image_set: ImageSet, tmp_path: Path) -> None:
     report = run([image_set("a", 120)], image_set("test", 80, seed=1), tmp_path / "report.json")
     assert report["auc"]["value"] > 0.95 and report["auc"]["interval"] == "DeLong"
     assert report["train"]["images"] == 120 and report["train"]["by_class"] == {"healthy": 60, "cancer": 60}
     assert report["test"]["images"] == 80
-    assert report["settings"] == SETTINGS | {"augment": ["flips", "rotations"]}
+    assert report["settings"] == SETTINGS and report["seeds"] == [0]
+
+
+def test_several_seeds_are_several_trainings(image_set: ImageSet, tmp_path: Path) -> None:
+    files, test = [image_set("a", 60)], image_set("test", 40, seed=1)
+    both = run(files, test, tmp_path / "both", seeds=(1, 2), steps=4)
+    alone = {seed: run(files, test, tmp_path / "one", seeds=(seed,), steps=4)["auc"]["value"] for seed in (1, 2)}
+    assert both["auc_over_seeds"]["values"] == {"1": alone[1], "2": alone[2]} and alone[1] != alone[2]
+    assert both["auc"]["value"] == pytest.approx((alone[1] + alone[2]) / 2)
+    assert len(both["train"]["losses"]) == 2
 
 
 def test_the_same_seed_gives_the_same_bytes_and_files_share_every_batch(image_set: ImageSet, tmp_path: Path) -> None:
     files, test = [image_set("a", 60), image_set("b", 24, seed=2)], image_set("test", 40, seed=1)
     for name, seed in (("one", 1), ("two", 1), ("three", 2)):
-        report = run(files, test, tmp_path / name, seed=seed, steps=4)
+        report = run(files, test, tmp_path / name, seeds=(seed,), steps=4, augmentations=list(AUGMENTATIONS))
         assert report["train"]["files"] == [60, 24]
     one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
     assert one == two and one != three
@@ -160,6 +194,18 @@ def test_resnet34_runs(image_set: ImageSet, tmp_path: Path) -> None:
     change = {"model": "resnet34", "steps": 2, "batch_size": 4}
     report = run([image_set("a", 8)], image_set("test", 8, seed=1), tmp_path / "report.json", **change)
     assert 0 <= report["auc"]["value"] <= 1
+
+
+def test_resnet34_takes_weights_of_another_number_of_classes(image_set: ImageSet, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    trained = build_model("resnet34", None, 10, seed=3).state_dict()
+    save_file(trained, tmp_path / "imagenet.safetensors")
+    model = build_model("resnet34", tmp_path / "imagenet.safetensors", 2, seed=1).state_dict()
+    assert torch.equal(model["layer4.2.conv2.weight"], trained["layer4.2.conv2.weight"]) and model["fc.weight"].shape[0] == 2
+    save_file(trained | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"1 of \d+ tensors .* such as conv1.weight"):
+        run([image_set("a", 8)], image_set("t", 8), tmp_path / "r", model="resnet34", weights=tmp_path / "other.safetensors")
 
 
 def test_weights_come_from_safetensors_without_the_last_layer(image_set: ImageSet, tmp_path: Path) -> None:
@@ -197,8 +243,10 @@ def test_unusable_image_sets_end_in_one_message(image_set: ImageSet, tmp_path: P
             run(files, test, tmp_path / "report.json", **change)
         assert all(part in str(caught.value) for part in parts), str(caught.value)
 
-    refused([one_class], test, "one.h5", "no image of class healthy", "to train")
-    refused([good], one_class, "one.h5", "no image of class healthy", "to test")
+    refused([one_class], test, "one.h5", "no image of class healthy among the 20 to train")
+    refused([good], one_class, "one.h5", "no image of class healthy among the 20 to test")
+    single = image_set("single", 20, labels=np.arange(20) == 0)
+    refused([good], single, "single.h5", "1 image of class cancer among the 20 to test", "at least 2")
     refused([good, image_set("large", 20, size=48)], test, "large.h5", "48 px", "32 px")
     refused([image_set("three", 21, classes=3)], test, "three.h5", "other")
     refused([good], test, "classifier.model", "vgg", "small_cnn, resnet34", model="vgg")
@@ -221,3 +269,89 @@ def test_real_tissue_beats_the_colour_baseline(tmp_path: Path) -> None:
         )
     report = run([files["train"]], files["test"], tmp_path / "report.json", steps=60, batch_size=64, learning_rate=2e-3)
     assert report["auc"]["low"] > 0.766
+
+
+@given(st.lists(st.integers(0, 1), min_size=2, max_size=60), st.integers(0, 2**31))
+def test_nested_draws_are_stratified(labels: list[int], seed: int) -> None:
+    order = nested_order(np.array(labels), seed=seed)
+    assert sorted(order) == list(range(len(labels)))
+    taken = np.cumsum(np.array(labels)[order])
+    assert (np.abs(taken - np.mean(labels) * np.arange(1, len(labels) + 1)) < 1).all()
+
+
+def test_nested_draws_are_keyed_and_shuffled() -> None:
+    labels = np.arange(90) % 3
+    one = nested_order(labels, seed=1)
+    assert np.array_equal(one, nested_order(labels, seed=1)) and not np.array_equal(one, nested_order(labels, seed=2))
+    assert all(not np.all(np.diff(one[labels[one] == c]) > 0) for c in range(3))
+
+
+class Curve:
+    """A learning curve on noise: 60 patches of which 40 are the training subset, 24 synthetic images, 30 to test."""
+
+    def __init__(self, image_set: ImageSet, folder: Path) -> None:
+        self.folder = folder
+        self.train, self.arm, self.test = image_set("train", 60), image_set("arm", 24, seed=2), image_set("test", 30, seed=1)
+        self.subset = folder / "subset.csv"
+        self.subset.write_text("row,id,label,cluster\n" + "".join(f"{i},train{i},{i % 2},0\n" for i in range(10, 50)))
+        self.prompts = folder / "arm.train.csv"
+        self.prompts.write_text("row,id,label,cluster,prompt\n" + "".join(f"{i},train{i},{i % 2},0,p\n" for i in range(10, 40)))
+
+    def run(self, curve: str, *, real: tuple[int, ...] = (4, 10), seed: int = 1) -> tuple[dict[str, Any], np.ndarray]:
+        report, predictions = self.folder / f"{curve}{seed}.json", self.folder / f"{curve}{seed}.npy"
+        train_learning_curve(
+            self.train,
+            self.subset,
+            [self.prompts],
+            [] if curve == "real" else [self.arm],
+            self.test,
+            predictions,
+            report,
+            curve=curve,
+            real=real,
+            finetuned=["arm"],
+            settings=SETTINGS | {"steps": 3},
+            seed=seed,
+            device="cpu",
+            threads=1,
+        )
+        return json.loads(report.read_text()), np.load(predictions)
+
+
+def test_a_learning_curve_has_all_its_points(image_set: ImageSet, tmp_path: Path) -> None:
+    curve = Curve(image_set, tmp_path)
+    real, predictions = curve.run("real")
+    assert real["real"] == [4, 10, 30, 40] and real["synthetic"] == 0  # 30: what the generator saw; 40: the whole subset
+    assert predictions.shape == (4, 30, 2) and np.allclose(predictions.sum(2), 1)
+    arm, predictions = curve.run("arm")
+    assert arm["real"] == [0, 4, 10, 30, 40] and arm["synthetic"] == 24 and predictions.shape == (5, 30, 2)
+    assert arm["generator_saw"] == {"arm": 30} and arm["all_real"] == 40 and arm["seed"] == 1
+
+
+def test_the_ends_of_a_learning_curve_are_ordinary_classifiers(image_set: ImageSet, tmp_path: Path) -> None:
+    """Without real patches a point is the arm alone; a point does not change with the others that are asked for."""
+    curve = Curve(image_set, tmp_path)
+    _, points = curve.run("arm")
+    few = SETTINGS | {"steps": 3}
+    report = tmp_path / "alone.json"
+    train_classifier([curve.arm], curve.test, report, mix="arm", settings=few, seeds=[1], device="cpu", threads=1)
+    alone = json.loads(report.read_text())
+    assert score(points[:1], np.arange(30) % 2, [1])["brier"] == alone["brier"]
+    before = (tmp_path / "arm1.npy").read_bytes()
+    assert np.array_equal(curve.run("arm", real=(10,))[1], points[[0, 2, 3, 4]])
+    curve.run("arm")
+    assert (tmp_path / "arm1.npy").read_bytes() == before
+    assert not np.array_equal(curve.run("arm", seed=2)[1], points)
+
+
+def test_a_learning_curve_refuses_what_it_cannot_draw(image_set: ImageSet, tmp_path: Path) -> None:
+    curve = Curve(image_set, tmp_path)
+    with pytest.raises(InputError) as caught:
+        curve.run("real", real=(4, 41))
+    assert all(part in str(caught.value) for part in ("`learning_curve.real`", "41 real patches", "at most 40", "subset.csv"))
+    curve.train = image_set("train3", 60, classes=3)
+    curve.test, curve.arm = image_set("test3", 30, classes=3), image_set("arm3", 24, classes=3)
+    with pytest.raises(InputError) as caught:
+        curve.run("real", real=(2,))
+    assert "train3.h5" in str(caught.value) and "among the 2 to train" in str(caught.value)
+    assert not list(tmp_path.glob("*.npy"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,13 +11,14 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from histoprompt.intervals import (
-    bootstrap_macro_auc,
-    delong,
+    auc_interval,
     half_sample_interval,
     half_samples,
+    macro_auc,
     mean_interval,
     midranks,
     roc_auc,
+    sampling_error,
     wilson_interval,
 )
 
@@ -67,34 +69,53 @@ def test_auc_is_scikit_learns_with_ties(positive: list[float], negative: list[fl
     labels = [1] * len(positive) + [0] * len(negative)
     expected = roc_auc_score(labels, positive + negative)
     assert roc_auc(positive, negative) == pytest.approx(expected)
-    assert delong(positive, negative)[0] == pytest.approx(expected)
     two_columns = np.column_stack([-np.array(positive + negative), positive + negative])
-    assert bootstrap_macro_auc(two_columns, labels, draws=2, seed=0)[0] == pytest.approx(expected)
+    assert macro_auc(two_columns, labels)[0] == pytest.approx(expected)
 
 
-def test_delong_is_the_published_formula() -> None:
+def two_classes(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    score = np.concatenate([positive, negative])
+    return np.column_stack([-score, score]), np.repeat([1, 0], [np.size(positive), np.size(negative)])
+
+
+def test_the_error_of_an_auc_and_of_a_paired_difference_are_delongs() -> None:
+    """Structural components of DeLong, DeLong & Clarke-Pearson 1988, with the full kernel."""
     generator = np.random.default_rng(1)
-    positive, negative = generator.normal(1, 1, 60).round(1), generator.normal(0, 1, 90).round(1)
-    kernel = (positive[:, None] > negative).astype(float) + 0.5 * (positive[:, None] == negative)
-    s10 = ((kernel.mean(1) - kernel.mean()) ** 2).sum() / 59  # DeLong, DeLong & Clarke-Pearson 1988, structural components
-    s01 = ((kernel.mean(0) - kernel.mean()) ** 2).sum() / 89
-    error = np.sqrt(s10 / 60 + s01 / 90)
-    expected = (kernel.mean(), kernel.mean() - 1.959964 * error, kernel.mean() + 1.959964 * error)
-    assert delong(positive, negative) == pytest.approx(expected, rel=1e-6)
+    base = generator.normal(0, 1, 150) + np.repeat([1, 0], [60, 90])
+    classifiers = [two_classes(*np.split((base + generator.normal(0, s, 150)).round(1), [60])) for s in (0.3, 1.0)]
+    kernels = []
+    for scores_of, _ in classifiers:
+        one = scores_of[:, 1]
+        kernels.append((one[:60, None] > one[60:]).astype(float) + 0.5 * (one[:60, None] == one[60:]))
+    s10, s01 = np.cov([k.mean(1) for k in kernels]), np.cov([k.mean(0) for k in kernels])
+    covariance = s10 / 60 + s01 / 90
+    labels = classifiers[0][1]
+    (auc, parts), (other, others) = (macro_auc(*classifier) for classifier in classifiers)
+    assert (auc, other) == pytest.approx([k.mean() for k in kernels])
+    assert sampling_error(parts, labels) ** 2 == pytest.approx(covariance[0, 0])
+    assert sampling_error(parts - others, labels) ** 2 == pytest.approx(
+        covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    )
+    reach = 1.959964 * np.sqrt(covariance[0, 0])
+    assert auc_interval(auc, parts, labels) == pytest.approx((auc - reach, auc + reach), rel=1e-6)
 
 
-def test_delong_and_bootstrap_agree() -> None:
+def test_beyond_two_classes_the_error_is_that_of_a_stratified_bootstrap() -> None:
     generator = np.random.default_rng(2)
-    labels = np.repeat([0, 1], [300, 200])
-    score = generator.normal(size=500) + labels
-    exact = delong(score[labels == 1], score[labels == 0])
-    drawn = bootstrap_macro_auc(np.column_stack([-score, score]), labels, draws=600, seed=0)
-    assert drawn == pytest.approx(exact, abs=0.006)
+    labels = np.repeat([0, 1, 2], [150, 80, 50])
+    probabilities = generator.dirichlet(np.ones(3), 280) + 0.25 * np.eye(3)[labels]
+    drawn = []
+    for _ in range(500):
+        rows = np.concatenate([generator.choice(np.flatnonzero(labels == c), (labels == c).sum()) for c in range(3)])
+        drawn.append(macro_auc(probabilities[rows], labels[rows])[0])
+    assert sampling_error(macro_auc(probabilities, labels)[1], labels) == pytest.approx(np.std(drawn), rel=0.08)
 
 
 def test_perfect_separation_still_has_an_interval() -> None:
-    assert delong([3.0, 4.0, 5.0], [0.0, 1.0]) == pytest.approx((1.0, wilson_interval(2, 2)[0], 1.0))
-    assert delong([0.0, 1.0], [3.0, 4.0, 5.0]) == pytest.approx((0.0, 0.0, 1 - wilson_interval(2, 2)[0]))
+    low = wilson_interval(2, 2)[0]
+    for positive, negative, expected in (([3, 4, 5], [0, 1], (low, 1.0)), ([0, 1], [3, 4, 5], (0.0, 1 - low))):
+        scores_of, labels = two_classes(positive, negative)
+        assert auc_interval(*macro_auc(scores_of, labels), labels) == pytest.approx(expected)
 
 
 @settings(deadline=None, max_examples=20)
@@ -103,6 +124,7 @@ def test_macro_auc_is_scikit_learns_beyond_two_classes(seed: int) -> None:
     generator = np.random.default_rng(seed)
     labels = np.arange(60) % 3
     probabilities = generator.dirichlet(np.ones(3), 60)
-    value, low, high = bootstrap_macro_auc(probabilities, labels, draws=50, seed=seed)
+    value, parts = macro_auc(probabilities, labels)
     assert value == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"))
+    low, high = auc_interval(value, parts, labels)
     assert low < value < high

@@ -46,6 +46,8 @@ MISSING_ENCODERS = missing_encoders(config)
 SHARDS = range(config["generator"]["sampling"]["shards"])
 THREADS = config["threads"]
 GPUS = gpus_for(config["device"])
+CLASSIFIER = {key: value for key, value in config["classifier"].items() if key != "seeds"}
+CURVES = ["real", *config["learning_curve"]["arms"]]
 ANY_ARM = f"(?:{'|'.join(all_arms(config))})(?:-seed[0-9]+)?"
 
 
@@ -60,6 +62,8 @@ wildcard_constraints:
     sampled=f"real|vae|{ANY_ARM}",
     ablation="|".join(ABLATIONS),
     mix=rf"real|(?:real\+)?{ANY_ARM}",
+    curve="|".join(CURVES),
+    seed="[0-9]+",
 
 
 def code_digest(script):
@@ -77,6 +81,7 @@ def study_results():
             "summary.md",
             "figures/arms.png",
             "figures/coverage.png",
+            "figures/reliability.png",
             "reader_study/page/index.html",
             "reader_study/key.json",
             "clusters/{encoder}/k{k}/atlas.png".format(**config["morphology"]),
@@ -227,6 +232,16 @@ def arms_of_ablation(wildcards):
 def images_of_mix(wildcards):
     """The image files a classifier is trained on: `real`, an arm, or both."""
     return [f"results/{wildcards.study}/samples/{images}.h5" for images in wildcards.mix.split("+")]
+
+
+def images_of_curve(wildcards):
+    """The images that a learning curve adds to real patches; none for the curve of real patches alone."""
+    return [] if wildcards.curve == "real" else f"results/{wildcards.study}/samples/{wildcards.curve}.h5"
+
+
+def finetuned_of_curves():
+    """The arms of the learning curves whose generators learned from the study's patches."""
+    return [arm for arm in CURVES if arm != "real" and arm_settings(config, arm)["finetune"] is not None]
 
 
 def closing_words(study):

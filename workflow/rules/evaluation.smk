@@ -84,9 +84,40 @@ rule train_classifier:
         mem_mb=4000,
         runtime=480,
     params:
-        settings=config["classifier"],
-        seed=config["seed"],
+        settings=CLASSIFIER,
+        seeds=config["classifier"]["seeds"],
         device=config["device"],
         code=code_digest("train_classifier"),
     script:
         "../scripts/train_classifier.py"
+
+
+rule train_learning_curve:
+    input:
+        patches="results/{study}/patches/train.h5",
+        subset=of_clustering("{study}", config["morphology"], "subset.train.csv"),
+        prompts=collect("results/{{study}}/prompts/{arm}.train.csv", arm=finetuned_of_curves()),
+        images=images_of_curve,
+        test="results/{study}/patches/test.h5",
+    output:
+        predictions="results/{study}/learning_curve/{curve}/{seed}.npy",
+        report="results/{study}/learning_curve/{curve}/{seed}.json",
+    log:
+        "results/{study}/logs/train_learning_curve/{curve}/{seed}.log",
+    benchmark:
+        "results/{study}/benchmarks/train_learning_curve/{curve}/{seed}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=4000,
+        runtime=1440,
+    params:
+        real=config["learning_curve"]["real"],
+        finetuned=finetuned_of_curves(),
+        settings=CLASSIFIER,
+        device=config["device"],
+        code=code_digest("train_learning_curve"),
+    script:
+        "../scripts/train_learning_curve.py"

@@ -1,8 +1,10 @@
 localrules:
     draw_arms,
     draw_coverage,
+    draw_reliability,
     summarise_study,
     summarise_ablation,
+    summarise_learning_curve,
     summarise_replicates,
 
 
@@ -109,6 +111,33 @@ rule draw_coverage_map:
         "../scripts/draw_coverage_map.py"
 
 
+rule draw_reliability:
+    input:
+        collect("results/{{study}}/classifier/{mix}.json", mix=["real", *mixes_with(ARMS)]),
+    output:
+        table="results/{study}/calibration.csv",
+        figure=report(
+            "results/{study}/figures/reliability.png",
+            caption="../report/reliability.rst",
+            category="Results",
+            labels={"figure": "calibration of the classifiers"},
+        ),
+    log:
+        "results/{study}/logs/draw_reliability.log",
+    benchmark:
+        "results/{study}/benchmarks/draw_reliability.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        titles=TITLES,
+        code=code_digest("draw_reliability"),
+    script:
+        "../scripts/draw_reliability.py"
+
+
 rule summarise_study:
     input:
         metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=IMAGE_SETS),
@@ -194,3 +223,37 @@ rule summarise_ablation:
         code=code_digest("summarise_ablation"),
     script:
         "../scripts/summarise_ablation.py"
+
+
+rule summarise_learning_curve:
+    input:
+        reports=collect(
+            "results/{{study}}/learning_curve/{curve}/{seed}.json", curve=CURVES, seed=config["learning_curve"]["seeds"]
+        ),
+        predictions=collect(
+            "results/{{study}}/learning_curve/{curve}/{seed}.npy", curve=CURVES, seed=config["learning_curve"]["seeds"]
+        ),
+        test="results/{study}/patches/test.h5",
+    output:
+        table="results/{study}/learning_curve.csv",
+        text="results/{study}/learning_curve.md",
+        figure=report(
+            "results/{study}/figures/learning_curve.png",
+            caption="../report/learning_curve.rst",
+            category="Results",
+            labels={"figure": "learning curves"},
+        ),
+    log:
+        "results/{study}/logs/summarise_learning_curve.log",
+    benchmark:
+        "results/{study}/benchmarks/summarise_learning_curve.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        titles=TITLES,
+        code=code_digest("summarise_learning_curve"),
+    script:
+        "../scripts/summarise_learning_curve.py"

@@ -11,7 +11,7 @@ if __name__ == "__main__":
             snakemake.output[0],
             mix=snakemake.wildcards.mix,
             settings=snakemake.params.settings,
-            seed=snakemake.params.seed,
+            seeds=snakemake.params.seeds,
             device=snakemake.params.device,
             threads=snakemake.threads,
         )

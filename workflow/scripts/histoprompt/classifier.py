@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,18 @@ from torch import Tensor, nn
 
 from histoprompt.devices import resolve_device
 from histoprompt.errors import InputError
-from histoprompt.files import write_json
-from histoprompt.intervals import Rows, bootstrap_macro_auc, delong, wilson_interval
+from histoprompt.files import atomic, read_csv, write_json
+from histoprompt.intervals import Rows
 from histoprompt.job import progress
-from histoprompt.patches import Images, PatchFile
+from histoprompt.patches import Images, Labels, PatchFile
+from histoprompt.scores import score
 
 MODELS = ("small_cnn", "resnet34")
-AUGMENTATIONS = ("flips", "rotations", "colour")
-DEFAULT_AUGMENTATIONS = ("flips", "rotations")
+AUGMENTATIONS = ("flip", "rotate90", "colour")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights expect
 _HELD_BYTES = 512 * 2**20  # a file of at most this size is read once and kept; of a larger one each batch is read anew
 _TEST_BATCH = 250
-_BOOTSTRAP_DRAWS = 1000
-_CALIBRATION_BINS = 10
+_JITTER = 0.1  # stains and light are changed by up to a tenth
 
 
 def small_cnn(classes: int) -> nn.Sequential:
@@ -100,6 +100,62 @@ def _load_weights(model: nn.Module, path: str | Path, last: str) -> None:
     model.load_state_dict(state, strict=False)
 
 
+class ImagePool:
+    """Images to train on or to test on: some rows of a patch file, in an order of one's own. The one place that reads pixels.
+
+    Attributes
+    ----------
+    file : the open patch file.
+    rows : its rows, (N,).
+    labels : of the images, (N,).
+    """
+
+    def __init__(self, file: PatchFile, rows: Rows | None = None) -> None:
+        self.file = file
+        self.rows: Rows = np.arange(len(file)) if rows is None else rows
+        self.labels: Labels = file.labels[self.rows]
+        self._kept = file.take(self.rows) if len(self) * file.size**2 * 3 <= _HELD_BYTES else None
+
+    def __len__(self) -> int:
+        return self.rows.size
+
+    def take(self, places: Rows) -> Images:
+        """The images at these places of the pool: uint8 (n, P, P, 3)."""
+        return self.file.take(self.rows[places]) if self._kept is None else self._kept[places]
+
+    def first(self, n: int) -> ImagePool:
+        """The pool of the first n images, which shares their pixels."""
+        part = copy(self)
+        part.rows, part.labels = self.rows[:n], self.labels[:n]
+        part._kept = None if self._kept is None else self._kept[:n]
+        return part
+
+    def count(self) -> Rows:
+        """Images of each class."""
+        counts: Rows = np.bincount(self.labels, minlength=len(self.file.classes))
+        return counts
+
+
+def nested_order(labels: Labels, *, seed: int) -> Rows:
+    """A shuffled order of items whose first n are, for every n, a draw stratified by label: each draw holds the smaller ones.
+
+    Item r of the N_c of its class, in shuffled order, stands at (r + 1/2) / N_c. So the first n share their places among
+    classes by Sainte-Laguë's method: of two classes neither is ever a whole item away from its share.
+
+    Parameters
+    ----------
+    labels : (N,).
+    seed : of the shuffling.
+    """
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, int(label), 0, 2))))
+        places[members[generator.permutation(members.size)]] = (np.arange(members.size) + 0.5) / members.size
+    order: Rows = np.lexsort((labels, places))
+    return order
+
+
 def batch_rows(n: int, share: int, step: int, *, seed: int, source: int) -> Rows:
     """Rows of one source's share of a batch: a stretch of an endless row of shuffled epochs, found from the step alone.
 
@@ -120,28 +176,42 @@ def batch_rows(n: int, share: int, step: int, *, seed: int, source: int) -> Rows
 
 
 def augment(images: Images, names: Sequence[str], *, seed: int, step: int) -> Images:
-    """Change each image (n, P, P, 3) by chance, keyed by seed and step.
+    """Change each image (n, P, P, 3) by chance; what happens to image i of a step depends on seed, step and i alone.
 
-    `flips`: either axis, each with probability one half; `rotations`: quarter turns; `colour`: each channel's contrast and
-    level by up to 10 %, for the differences between stains and scanners.
+    `flip`: left and right exchanged with probability one half, and so top and bottom. `rotate90`: none to three quarter turns.
+    `colour`: the amounts of haematoxylin, eosin and the rest, and the light, each by up to 10 %.
     """
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step, 1))))
-    n = len(images)
-    flip, turns, contrast, level = (
-        generator.integers(4, size=n),
-        generator.integers(4, size=n),
-        generator.uniform(0.9, 1.1, size=(n, 1, 1, 3)),
-        generator.uniform(-25, 25, size=(n, 1, 1, 3)),
-    )
-    if "flips" in names:
-        for kind, axes in ((1, (1,)), (2, (2,)), (3, (1, 2))):
-            images[flip == kind] = np.flip(images[flip == kind], axes)
-    if "rotations" in names:
-        for kind in (1, 2, 3):
-            images[turns == kind] = np.rot90(images[turns == kind], kind, (1, 2))
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step, 0, 1))))
+    draws = generator.random((len(images), 7))
+    if "flip" in names:
+        for column, axis in ((0, 2), (1, 1)):
+            chosen = draws[:, column] < 0.5
+            images[chosen] = np.flip(images[chosen], axis)
+    if "rotate90" in names:
+        turns = np.floor(4 * draws[:, 2])
+        for quarters in (1, 2, 3):
+            chosen = turns == quarters
+            images[chosen] = np.rot90(images[chosen], quarters, (1, 2))
     if "colour" in names:
-        images = np.clip(images * contrast + level, 0, 255).astype(np.uint8)
+        factors = 1 + _JITTER * (2 * draws[:, 3:] - 1)
+        images = restain(images, factors[:, :3], factors[:, 3])
     return images
+
+
+def restain(images: Images, stains: npt.NDArray[np.float64], light: npt.NDArray[np.float64]) -> Images:
+    """Multiply the amounts of haematoxylin, eosin and the rest by `stains` (n, 3), and the light by `light` (n,).
+
+    Optical density is linear in the amounts of stain (Ruifrok & Johnston 2001, their three vectors); jitter of these amounts is
+    the augmentation that helped most on lymph nodes from several laboratories (Tellez et al. 2019).
+    """
+    from skimage.color import hed_from_rgb, rgb_from_hed  # only where colours are changed
+
+    change = (hed_from_rgb * stains[:, None, :]) @ rgb_from_hed
+    levels = -np.log((np.arange(256) + 1) / 256)
+    density = levels.astype(np.float32)[images].reshape(len(images), -1, 3)
+    pixels = np.exp(-density @ change.astype(np.float32)) * light[:, None, None].astype(np.float32)
+    changed: Images = np.rint(256 * pixels - 1).clip(0, 255).astype(np.uint8).reshape(images.shape)
+    return changed
 
 
 class AdamW:
@@ -172,9 +242,9 @@ class AdamW:
 
 
 def train(
-    model: nn.Module, sources: Sequence[PatchFile], settings: Mapping[str, Any], *, seed: int, device: torch.device
+    model: nn.Module, pools: Sequence[ImagePool], settings: Mapping[str, Any], *, seed: int, device: torch.device
 ) -> float:
-    """Train for a fixed number of steps, each batch shared equally between the sources; return the mean loss of the last tenth.
+    """Train for a fixed number of steps, each batch shared equally between the pools; return the mean loss of the last tenth.
 
     AdamW, learning rate up over the first 15 % of the steps and down a cosine to zero; no early stopping, so that every mix
     has seen equally many images.
@@ -182,8 +252,8 @@ def train(
     Parameters
     ----------
     model : on `device`.
-    sources : open patch files.
-    settings : `steps`, `batch_size`, `learning_rate`, and `augment` if other than `DEFAULT_AUGMENTATIONS`.
+    pools : what to train on.
+    settings : `steps`, `batch_size`, `learning_rate`, `augmentations`.
     seed : of batches and augmentation.
 
     Raises
@@ -191,19 +261,17 @@ def train(
     InputError : the loss is no longer finite.
     """
     steps, size = settings["steps"], settings["batch_size"]
-    names = settings.get("augment", DEFAULT_AUGMENTATIONS)
-    held = [source.read(0, len(source)) if len(source) * source.size**2 * 3 <= _HELD_BYTES else None for source in sources]
     optimiser = AdamW(model)
     model.train()
     losses = []
     for step in progress(range(steps), "training the classifier", unit="step"):
         images, labels = [], []
-        for i, (source, kept) in enumerate(zip(sources, held, strict=True)):
-            share = size // len(sources) + (i < size % len(sources))
-            rows = batch_rows(len(source), share, step, seed=seed, source=i)
-            images.append(source.take(rows) if kept is None else kept[rows])
-            labels.append(source.labels[rows])
-        batch = augment(np.concatenate(images), names, seed=seed, step=step)
+        for i, pool in enumerate(pools):
+            share = size // len(pools) + (i < size % len(pools))
+            places = batch_rows(len(pool), share, step, seed=seed, source=i)
+            images.append(pool.take(places))
+            labels.append(pool.labels[places])
+        batch = augment(np.concatenate(images), settings["augmentations"], seed=seed, step=step)
         loss = nn.functional.cross_entropy(model(normalise(batch, device)), torch.from_numpy(np.concatenate(labels)).to(device))
         model.zero_grad()
         loss.backward()
@@ -231,46 +299,27 @@ def normalise(images: Images, device: torch.device) -> Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
-def predict(model: nn.Module, source: PatchFile, *, device: torch.device) -> npt.NDArray[np.float64]:
-    """Class probabilities (N, classes) of every image of a file, in file order."""
+def predict(model: nn.Module, pool: ImagePool, *, device: torch.device) -> npt.NDArray[np.float64]:
+    """Class probabilities (N, classes) of every image of a pool, in its order."""
     model.eval()
+    places = np.arange(len(pool))
     with torch.inference_mode():
         chunks = [
-            model(normalise(images, device)).double().softmax(1).cpu().numpy() for _, images in source.chunks(_TEST_BATCH)
+            model(normalise(pool.take(places[start : start + _TEST_BATCH]), device)).double().softmax(1).cpu().numpy()
+            for start in range(0, len(pool), _TEST_BATCH)
         ]
     return np.concatenate(chunks)
 
 
-def score(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], *, seed: int) -> dict[str, Any]:
-    """AUC with its interval, accuracy, Brier score and expected calibration error.
-
-    AUC of two classes has DeLong's interval; beyond two it is the mean one-against-rest AUC with a stratified bootstrap
-    interval. Brier is half the squared error summed over classes: (p - y)² for two. Calibration: Guo et al. 2017, bins of
-    equal width.
-
-    Parameters
-    ----------
-    probabilities : (N, classes).
-    labels : (N,), every class present.
-    seed : of the bootstrap.
-    """
-    n, classes = probabilities.shape
-    if classes == 2:
-        auc, interval = delong(probabilities[labels == 1, 1], probabilities[labels == 0, 1]), "DeLong"
-    else:
-        auc = bootstrap_macro_auc(probabilities, labels, draws=_BOOTSTRAP_DRAWS, seed=seed)
-        interval = f"one against rest, mean over classes; {_BOOTSTRAP_DRAWS} bootstrap draws stratified by class"
-    right = probabilities.argmax(1) == labels
-    low, high = wilson_interval(int(right.sum()), n)
-    confidence = probabilities.max(1)
-    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, right - confidence, _CALIBRATION_BINS)
-    return {
-        "auc": {"value": auc[0], "low": auc[1], "high": auc[2], "interval": interval},
-        "accuracy": {"value": float(right.mean()), "low": low, "high": high, "interval": "Wilson"},
-        "brier": float(((probabilities - np.eye(classes)[labels]) ** 2).sum(1).mean() / 2),
-        "calibration_error": float(np.abs(gaps).sum() / n),
-    }
+def _trained(
+    pools: Sequence[ImagePool], test: ImagePool, settings: Mapping[str, Any], *, seed: int, device: torch.device
+) -> tuple[npt.NDArray[np.float64], float]:
+    """What a new classifier says of the test images, and the loss it ended with."""
+    model = build_model(settings["model"], settings["weights"], len(test.file.classes), seed=seed)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        loss = train(model, pools, settings, seed=seed, device=device)
+        return predict(model, test, device=device), loss
 
 
 def train_classifier(
@@ -280,20 +329,20 @@ def train_classifier(
     *,
     mix: str,
     settings: Mapping[str, Any],
-    seed: int,
+    seeds: Sequence[int],
     device: str,
     threads: int,
 ) -> None:
-    """Train a classifier on a mix of image files, in equal shares, and test it on the whole unfiltered test split.
+    """Train classifiers on a mix of image files, in equal shares, and test them on the whole unfiltered test split.
 
     Parameters
     ----------
     image_files : patch files to train on.
     test_h5 : the real test split.
-    report_json : output: scores with intervals, numbers of images, settings.
+    report_json : output: scores with intervals (`scores.score`), numbers of images, settings.
     mix : name of the mix.
-    settings : `model`, `weights`, `steps`, `batch_size`, `learning_rate`; optional `augment`, a list of `AUGMENTATIONS`.
-    seed : of initial weights, batches and augmentation.
+    settings : `model`, `weights`, `steps`, `batch_size`, `learning_rate`, and `augmentations`, a list of `AUGMENTATIONS`.
+    seeds : of initial weights, batches and augmentation; one training each.
     device : auto, cpu or cuda.
     threads : of the CPU.
 
@@ -304,39 +353,113 @@ def train_classifier(
     torch.set_num_threads(threads)
     compute = resolve_device(device)
     with ExitStack() as stack:
-        sources = [stack.enter_context(PatchFile(path)) for path in image_files]
-        test = stack.enter_context(PatchFile(test_h5))
-        counts = _check_files(sources, test)
-        stack.enter_context(torch.backends.cudnn.flags(deterministic=True, benchmark=False))
-        model = build_model(settings["model"], settings["weights"], len(test.classes), seed=seed)
-        model = model.to(compute).to(memory_format=torch.channels_last)
-        loss = train(model, sources, settings, seed=seed, device=compute)
-        scores = score(predict(model, test, device=compute), test.labels, seed=seed)
+        files = [stack.enter_context(PatchFile(path)) for path in [*image_files, test_h5]]
+        _check_files(files)
+        *pools, test = map(ImagePool, files)
+        counts = _check_classes(pools, test)
+        results = [_trained(pools, test, settings, seed=seed, device=compute) for seed in seeds]
+        classes = test.file.classes
         write_json(
             report_json,
             {
                 "mix": mix,
-                **scores,
+                **score(np.stack([probabilities for probabilities, _ in results]), test.labels, seeds),
                 "train": {
                     "images": int(counts.sum()),
-                    "by_class": dict(zip(test.classes, counts.tolist(), strict=True)),
-                    "files": [len(source) for source in sources],
-                    "loss": loss,
+                    "by_class": dict(zip(classes, counts.tolist(), strict=True)),
+                    "files": [len(pool) for pool in pools],
+                    "losses": [loss for _, loss in results],
                 },
-                "test": {"images": len(test), "by_class": dict(zip(test.classes, _count(test).tolist(), strict=True))},
-                "settings": {**settings, "augment": list(settings.get("augment", DEFAULT_AUGMENTATIONS))},
+                "test": {"images": len(test), "by_class": dict(zip(classes, test.count().tolist(), strict=True))},
+                "settings": dict(settings),
+                "seeds": list(seeds),
+            },
+        )
+
+
+def train_learning_curve(
+    train_h5: str | Path,
+    subset_csv: str | Path,
+    prompts_csvs: Sequence[str | Path],
+    arm_h5s: Sequence[str | Path],
+    test_h5: str | Path,
+    predictions_npy: str | Path,
+    report_json: str | Path,
+    *,
+    curve: str,
+    real: Sequence[int],
+    finetuned: Sequence[str],
+    settings: Mapping[str, Any],
+    seed: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Train a classifier at every point of a learning curve: on n real patches, or on n of them and an arm's images.
+
+    The real patches are those of the training subset, from which generators learn, in nested draws stratified by label. Points
+    are the numbers asked for, all patches of the subset, and as many as each fine-tuned generator saw; with an arm also none.
+    All points of a curve and seed are one job: on a CPU its imports cost as much as a training or two.
+
+    Parameters
+    ----------
+    train_h5, subset_csv : the train split, and the rows of it that are the training subset.
+    prompts_csvs : what each fine-tuned generator was trained on, a row an image, in the order of `finetuned`.
+    arm_h5s : the arm's images; none for the curve of real patches alone.
+    test_h5 : the real test split.
+    predictions_npy : output: float64 (points, N, classes), class probabilities of the test images.
+    report_json : output: the points, how many images each generator saw, settings.
+    curve : `real` or the arm's name.
+    real : numbers of real patches.
+    finetuned : names of the arms whose generators were fine-tuned.
+    settings, device, threads : as in `train_classifier`.
+    seed : of the draw of real patches, of initial weights, batches and augmentation.
+
+    Raises
+    ------
+    InputError : more real patches asked for than there are, too few for every class, and all that `train_classifier` raises.
+    """
+    torch.set_num_threads(threads)
+    compute = resolve_device(device)
+    rows = read_csv(subset_csv, ("row",))["row"].to_numpy(np.int64)
+    saw = {arm: len(read_csv(path, ("row",))) for arm, path in zip(finetuned, prompts_csvs, strict=True)}
+    if max(real) > len(rows):
+        raise InputError(
+            "config key `learning_curve.real`",
+            found=f"{max(real)} real patches",
+            expected=f"at most {len(rows)}, all patches of {subset_csv}",
+            remedy="lower it, or raise `subset.train`",
+        )
+    sizes = sorted({*real, len(rows), *(n for n in saw.values() if n < len(rows))})
+    with ExitStack() as stack:
+        files = [stack.enter_context(PatchFile(path)) for path in [train_h5, *arm_h5s, test_h5]]
+        _check_files(files)
+        *arm, test = map(ImagePool, files[1:])
+        patches = ImagePool(files[0], rows[nested_order(files[0].labels[rows], seed=seed)])
+        points = [*([0] if arm else []), *sizes]
+        mixes = [[*([patches.first(n)] if n else []), *arm] for n in points]
+        for pools in mixes:
+            _check_classes(pools, test)
+        results = [_trained(pools, test, settings, seed=seed, device=compute) for pools in mixes]
+        with atomic(predictions_npy) as temporary:
+            np.save(temporary, np.stack([probabilities for probabilities, _ in results]), allow_pickle=False)
+        write_json(
+            report_json,
+            {
+                "curve": curve,
+                "real": points,
+                "synthetic": sum(map(len, arm)),
+                "all_real": len(rows),
+                "generator_saw": saw,
+                "losses": [loss for _, loss in results],
+                "settings": dict(settings),
                 "seed": seed,
             },
         )
 
 
-def _count(source: PatchFile) -> Rows:
-    counts: Rows = np.bincount(source.labels, minlength=len(source.classes))
-    return counts
-
-
-def _check_files(sources: Sequence[PatchFile], test: PatchFile) -> Rows:
-    """Training images of each class, once the files fit together and no class is without images."""
+def _check_files(files: Sequence[PatchFile]) -> None:
+    """Refuse files that do not fit the last of them, the test split."""
+    *sources, test = files
     for source in sources:
         if source.classes != test.classes or source.size != test.size:
             raise InputError(
@@ -345,13 +468,18 @@ def _check_files(sources: Sequence[PatchFile], test: PatchFile) -> Rows:
                 expected=f"those of {test.path}: {', '.join(test.classes)} at {test.size} px",
                 remedy="train and test on image sets of one study",
             )
-    counts: Rows = np.sum([_count(source) for source in sources], axis=0)
-    for numbers, where, use in ((_count(test), [test], "test"), (counts, sources, "train")):
-        if not numbers.all():
+
+
+def _check_classes(pools: Sequence[ImagePool], test: ImagePool) -> Rows:
+    """Training images of each class, once no class is without images and each has two to test."""
+    counts: Rows = np.sum([pool.count() for pool in pools], axis=0)
+    for numbers, least, where, use in ((test.count(), 2, [test], "test"), (counts, 1, pools, "train")):
+        if numbers.min() < least:
+            word = test.file.classes[int(numbers.argmin())]
             raise InputError(
-                ", ".join(str(file.path) for file in where),
-                found=f"no image of class {test.classes[int(numbers.argmin())]}",
-                expected=f"images of every class to {use} a classifier",
-                remedy="give this split patches of every class, or generate more images",
+                ", ".join(str(pool.file.path) for pool in where),
+                found=f"{numbers.min() or 'no'} image of class {word} among the {numbers.sum()} to {use} a classifier",
+                expected=f"at least {least} of every class",
+                remedy="give this split patches of every class, generate more images, or ask for more real ones",
             )
     return counts

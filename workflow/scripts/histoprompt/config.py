@@ -226,7 +226,7 @@ class _Checker:
         named += [(f"{key}.encoder", entry["encoder"]) for key, _, entry in arm_entries(config) if "encoder" in entry]
         for key, name in named:
             self.check_known(key, name, config["encoders"], "encoders")
-        for section in ("replicates", "reader_study"):
+        for section in ("replicates", "reader_study", "learning_curve"):
             for arm in config[section]["arms"]:
                 self.check_known(f"{section}.arms", arm, config["arms"], "arms")
         for key, _, entry in arm_entries(config):
@@ -386,6 +386,13 @@ class _Checker:
             (config["evaluation"]["map"]["regions"], "evaluation.map.regions", "every region has a patch"),
         ):
             self.check_at_least("evaluation.map.images", drawn, least, other, why)
+        self.check_at_least(
+            "subset.train",
+            subset["train"],
+            max(config["learning_curve"]["real"]),
+            "learning_curve.real",
+            "the curve's real patches are those the generators saw",
+        )
         if config["data"]["source"] == "phantom":
             patches, slides = config["data"]["phantom"]["patches"], config["data"]["phantom"]["slides"]
             for split in patches:
@@ -661,10 +668,12 @@ def expectation(schema: Mapping[str, Any]) -> str:
     words = " or ".join(_TYPES[name][0] for name in ([types] if isinstance(types, str) else types))
     bounds = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
     if "items" in schema:
-        words += f" of {_TYPES[schema['items']['type']][1]}"
+        words += f" of {', '.join(schema['items'].get('enum', [_TYPES[schema['items']['type']][1]]))}"
         bounds += [f"each {sign} {schema['items'][name]}" for name, sign in _BOUNDS.items() if name in schema["items"]]
     if "minItems" in schema:
         bounds.append("not empty")
+    if schema.get("uniqueItems"):
+        bounds.append("none twice")
     if "pattern" in schema:
         bounds.append(f"matching {schema['pattern']}")
     return f"{words} ({', '.join(bounds)})" if bounds else words

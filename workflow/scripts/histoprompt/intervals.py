@@ -88,69 +88,70 @@ def roc_auc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
     return float((ranks.sum() - positive.size * (positive.size + 1) / 2) / (positive.size * negative.size))
 
 
-def delong(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[float, float, float]:
-    """AUC and its 95 % interval by DeLong's variance, in O(N log N) (DeLong 1988; Sun & Xu, IEEE SPL 21, 2014).
-
-    Perfect separation has no variance to estimate; the interval is then Wilson's for the smaller class without a miss.
-
-    Parameters
-    ----------
-    positive, negative : scores of at least two items a class.
+def placements(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """DeLong's structural components of an AUC, in O(N log N); the mean of either is the AUC (Sun & Xu, IEEE SPL 21, 2014).
 
     Returns
     -------
-    AUC, low, high.
+    For each positive the share of negatives below it, for each negative the share of positives above it; ties count half.
     """
     positive, negative = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
     m, n = positive.size, negative.size
     together = midranks(np.concatenate([positive, negative]))
-    above = (together[:m] - midranks(positive)) / n  # share of the negatives below each positive
-    below = 1 - (together[m:] - midranks(negative)) / m  # share of the positives above each negative
-    auc = float(above.mean())
-    error = float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
-    if error == 0:
-        low, high = wilson_interval(min(m, n), min(m, n))
-        return (auc, low, high) if auc > 0.5 else (auc, 1 - high, 1 - low)
-    reach = float(ndtri(0.5 + LEVEL / 2)) * error
-    return auc, max(auc - reach, 0.0), min(auc + reach, 1.0)
+    return (together[:m] - midranks(positive)) / n, 1 - (together[m:] - midranks(negative)) / m
 
 
-def bootstrap_macro_auc(scores: npt.ArrayLike, labels: npt.ArrayLike, *, draws: int, seed: int) -> tuple[float, float, float]:
-    """Mean one-against-rest AUC over the classes, with a 95 % percentile interval of a bootstrap stratified by class.
-
-    The bootstrap is sound here: an AUC is a rank statistic of independent test images, with ties counted half.
+def macro_auc(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, Floats]:
+    """AUC of two classes, or the mean one-against-rest AUC of more, and what each item adds to it.
 
     Parameters
     ----------
-    scores : (N, classes), higher for more likely.
+    probabilities : (N, classes), higher for more likely; of two classes the second column decides.
     labels : (N,), each class present.
-    draws : number of resamples.
-    seed : of the resamples.
 
     Returns
     -------
-    macro AUC, low, high.
+    The AUC, and (N,) contributions. Contributions of several classifiers to the same items may be averaged or subtracted:
+    `sampling_error` then gives the error of the mean AUC or of the paired difference.
     """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    classes = range(scores.shape[1])
-    members = [np.flatnonzero(labels == c) for c in classes]
-    groups = [np.unique(scores[:, c], return_inverse=True)[1] for c in classes]
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    areas, parts = [], np.zeros(labels.size)
+    for c in classes:
+        own = labels == c
+        above, below = placements(probabilities[own, c], probabilities[~own, c])
+        areas.append(above.mean())
+        parts[own] += above / above.size
+        parts[~own] += below / below.size
+    return float(np.mean(areas)), parts / len(areas)
 
-    def macro(weights: Floats) -> float:
-        """AUC of weighted items: every pair counts by the product of its weights."""
-        areas = []
-        for c, group in zip(classes, groups, strict=True):
-            at = np.bincount(group[members[c]], weights[members[c]], group.max() + 1)
-            rest = np.bincount(group, weights, group.max() + 1) - at
-            areas.append(at @ (np.cumsum(rest) - 0.5 * rest) / (at.sum() * rest.sum()))
-        return float(np.mean(areas))
 
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, 0))))
-    values = []
-    for _ in range(draws):
-        weights = np.zeros(labels.size)
-        for rows in members:
-            weights[rows] = np.bincount(generator.integers(rows.size, size=rows.size), minlength=rows.size)
-        values.append(macro(weights))
-    low, high = np.quantile(values, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return macro(np.ones(labels.size)), float(low), float(high)
+def sampling_error(contributions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Standard error over other items of the same classes: DeLong's for an AUC of two classes, the delta method's beyond.
+
+    Parameters
+    ----------
+    contributions : of `macro_auc`, or a linear combination of several.
+    labels : (N,), at least two items a class.
+    """
+    contributions, labels = np.asarray(contributions, dtype=np.float64), np.asarray(labels)
+    members = [contributions[labels == c] for c in np.unique(labels)]
+    return float(np.sqrt(sum(own.size * own.var(ddof=1) for own in members)))
+
+
+def auc_interval(auc: float, contributions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
+    """95 % interval of an AUC over other test items (DeLong, DeLong & Clarke-Pearson, Biometrics 44, 1988).
+
+    Perfect separation has no variance to estimate; the interval is then Wilson's for the smallest class without a miss.
+    """
+    reach = normal_reach(sampling_error(contributions, labels))
+    if reach < 1e-9:  # nothing but rounding
+        least = int(np.unique(labels, return_counts=True)[1].min())
+        low, high = wilson_interval(least, least)
+        return (low, high) if auc > 0.5 else (1 - high, 1 - low)
+    return max(auc - reach, 0.0), min(auc + reach, 1.0)
+
+
+def normal_reach(error: float) -> float:
+    """Half the width of a 95 % interval of a normal estimate with this standard error."""
+    return float(ndtri(0.5 + LEVEL / 2)) * error

@@ -25,6 +25,7 @@ _METRICS = {
 }  # fmt: skip
 _OF_INCEPTION = {"fd": "FID", "kd": "KID"}  # names that Inception's FID weights alone may give
 _FIDELITY, _ALONE, _WITH_REAL = "prompt fidelity", "AUC alone", "AUC with real"
+_OVER_SEEDS = " over seeds"
 _AUTHENTIC, _NEAR = "authentic", "near copies"
 _LOWER_IS_BETTER = ("FD-", "KD-", "FID-", "KID-", "CMMD-")
 _WIDTH = 120  # characters of a line of text
@@ -56,7 +57,7 @@ def summarise_study(
     names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
     tests = {report["mix"]: report for report in map(read_json, classifiers)}
     found = {report["name"]: report for report in map(read_json, copies)}
-    rows = {name: row_of(reports[name], tests) | copies_of(found.get(name)) for name in names}
+    rows = {name: row_of(reports[name], tests) | _over_seeds(name, tests) | copies_of(found.get(name)) for name in names}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     write_csv(summary_csv, pd.DataFrame([csv_row(name, reports[name]["images"], rows[name], columns) for name in names]))
     with atomic(summary_md) as temporary:
@@ -71,8 +72,21 @@ def row_of(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) ->
         words = _METRICS | (_OF_INCEPTION if values.get("kind") == "inception" else {})
         row |= {f"{word}-{encoder}": values[metric] for metric, word in words.items() if metric in values}
     row[_FIDELITY] = report["prompt_fidelity"]
-    row |= {column: tests[mix]["auc"] for column, mix in ((_ALONE, name), (_WITH_REAL, f"real+{name}")) if mix in tests}
-    return row
+    return row | {column: tests[mix]["auc"] for column, mix in _mixes(name).items() if mix in tests}
+
+
+def _mixes(name: str) -> dict[str, str]:
+    return {_ALONE: name, _WITH_REAL: f"real+{name}"}
+
+
+def _over_seeds(name: str, tests: Mapping[str, Mapping[str, Any]]) -> Row:
+    """The same means with their intervals over the classifier's seeds, where there are several."""
+    found = {column: tests[mix] for column, mix in _mixes(name).items() if mix in tests}
+    return {
+        column + _OVER_SEEDS: {"value": test["auc"]["value"], **{end: test["auc_over_seeds"][end] for end in ("low", "high")}}
+        for column, test in found.items()
+        if len(test["seeds"]) > 1
+    }
 
 
 def copies_of(report: Mapping[str, Any] | None) -> Row:
@@ -113,7 +127,9 @@ def _study_page(
         short = [column if column.startswith(_LOWER_IS_BETTER) else column.removesuffix(f"-{encoder}") for column in of_encoder]
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
         lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
-    others = [column for column in columns if column in (_FIDELITY, _ALONE, _WITH_REAL, _AUTHENTIC, _NEAR)]
+    others = [
+        column for column in columns if column in (_FIDELITY, _AUTHENTIC, _NEAR) or column.startswith((_ALONE, _WITH_REAL))
+    ]
     cells = _cells(titles, reports, rows, others)
     lines += ["## Prompts, use and copies", "", *markdown_table(["images of", "N", *others], cells), ""]
     notes = _notes(rows)
@@ -203,12 +219,13 @@ def _legend(
     ]
     if tests:
         test = next(iter(tests.values()))
-        model, steps = test["settings"]["model"], test["settings"]["steps"]
+        model, steps, seeds = test["settings"]["model"], test["settings"]["steps"], len(test["seeds"])
+        over_seeds = f"; means of {seeds} seeds, over which `over seeds` is a 95 % interval by Student's t" if seeds > 1 else ""
         trained = ", ".join(f"{mix} {report['train']['images']}" for mix, report in tests.items())
         lines.append(
-            f"- **AUC** on all {test['test']['images']} real test patches ({test['auc']['interval']}) of a {model} trained for "
-            f"{steps} steps whatever the mix: on the row's images alone, and on them and real ones in equal shares. "
-            f"Training images: {trained}."
+            f"- **AUC** on all {test['test']['images']} real test patches ({test['auc']['interval']}{over_seeds}) of a {model} "
+            f"trained for {steps} steps whatever the mix: on the row's images alone, and on them and real ones in equal "
+            f"shares. Training images: {trained}. What its probabilities are worth: `calibration.csv`."
         )
     if copies:
         any_copies = next(iter(copies.values()))
