@@ -168,6 +168,13 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("reader_study.answers", "nowhere", ["`reader_study.answers`", "no folder nowhere", "null"]),
         ("reader_study.margin", 0.5, ["`reader_study.margin`", "0.5", "< 0.5"]),
         ("reader_study.size", ..., ["`reader_study.size`", "no such key"]),
+        ("classifier.augmentations", ["flip", "blur"], ["`classifier.augmentations.1`", "'blur'", "flip, rotate90, colour"]),
+        ("classifier.seeds", [3, 3], ["`classifier.seeds`", "[3, 3]", "none twice"]),
+        ("classifier.seeds", [], ["`classifier.seeds`", "not empty"]),
+        ("learning_curve.seeds", [1, 2, 1], ["`learning_curve.seeds`", "[1, 2, 1]", "none twice"]),
+        ("learning_curve.real", [50, 1601], ["`subset.train`", "at least 1601", "`learning_curve.real`"]),
+        ("learning_curve.real", [1, 50], ["`learning_curve.real.0`", "≥ 2"]),
+        ("learning_curve.arms", ["labels"], ["`learning_curve.arms`", "'labels'", "pretrained, label, morphology"]),
         ("study", "../up", ["`study`", "'../up'"]),
     ],
 )
@@ -242,6 +249,7 @@ def test_a_prompt_longer_than_the_text_encoder_takes(config, models):
     config["replicates"]["arms"] = []
     config["ablations"] = {}
     config["reader_study"]["arms"] = ["far"]
+    config["learning_curve"]["arms"] = ["far"]
     text = message(config)
     assert "`prompts.morphology`" in text and "at most 8 tokens" in text
     assert "a prompt of 9 tokens: 'Histology image of healthy tissue, morphology type one hundred'" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ def metrics_file(folder: Path, name: str, value: float, *, fd: float | None = No
     return path
 
 
-def classifier_file(folder: Path, mix: str, auc: float) -> Path:
+def classifier_file(folder: Path, mix: str, auc: float, seeds: Sequence[int] = (7,)) -> Path:
     content = {
         "mix": mix,
         "auc": cell(auc) | {"interval": "DeLong"},
+        "auc_over_seeds": {"values": {}, "low": auc - 0.05, "high": auc + 0.05},
+        "seeds": seeds,
         "train": {"images": 1000},
         "test": {"images": 2000},
         "settings": {"model": "small_cnn", "steps": 150},
@@ -94,6 +97,17 @@ def test_an_arm_with_a_title_is_called_by_it(page: tuple[list[dict[str, str]], s
     rows, text = page
     assert text.count("| label: the baseline ") == 3 and "| morphology " in text
     assert rows[2]["name"] == "label"
+
+
+def test_several_classifier_seeds_have_an_interval_of_their_own(tmp_path: Path) -> None:
+    metrics = [metrics_file(tmp_path, name, 0.1) for name in ("real", "label")]
+    mixes = {"real": 0.9, "label": 0.7, "real+label": 0.92}
+    classifiers = [classifier_file(tmp_path, mix, auc, seeds=[1, 2, 3]) for mix, auc in mixes.items()]
+    summarise_study(metrics, classifiers, [], tmp_path / "s.csv", tmp_path / "s.md", study="demo", titles={})
+    label = pd.read_csv(tmp_path / "s.csv").set_index("name").loc["label"]
+    assert (label["AUC alone low"], label["AUC alone over seeds low"]) == pytest.approx((0.69, 0.65))
+    text = (tmp_path / "s.md").read_text()
+    assert "AUC with real over seeds" in text and "means of 3 seeds" in " ".join(text.split())
 
 
 def test_every_value_stands_in_its_column(page: tuple[list[dict[str, str]], str]) -> None:

@@ -111,6 +111,7 @@ def mini_study(config: dict[str, Any]) -> None:
         },
     }
     config["reader_study"] |= {"arms": ["pretrained"], "images": 8, "blocks": 2, "repeats": 2, "training": 2}
+    config["learning_curve"] = {"arms": ["pretrained", "morphology"], "real": [4, 8], "seeds": [1, 2]}
 
 
 def write_models(project: Project) -> None:

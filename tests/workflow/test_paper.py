@@ -46,6 +46,7 @@ def stand_ins(config):
     config["arms"] = {name: config["arms"][name] for name in ("pretrained", "morphology")}
     config["replicates"]["arms"] = []
     config["reader_study"] |= {"arms": ["morphology"], "images": 8, "blocks": 2, "repeats": 2, "training": 2}
+    config["learning_curve"] |= {"arms": ["morphology"], "real": [10]}
 
 
 def test_the_papers_study_runs_to_its_end(project):

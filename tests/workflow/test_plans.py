@@ -13,6 +13,7 @@ def small(config):
     config["replicates"] = {"arms": ["label"], "seeds": [4]}
     config["ablations"] = {}
     config["reader_study"]["arms"] = ["label"]
+    config["learning_curve"]["arms"] = ["label"]
 
 
 def test_the_demo(project):
@@ -88,6 +89,15 @@ def test_an_ablations_arm_has_replicates(project):
 
 def test_a_coverage_map_is_made_on_request_alone(project):
     assert "draw_coverage_map" in project.planned("coverage_map") - project.planned()
+
+
+def test_a_learning_curve_is_a_job_a_curve_and_seed(project):
+    jobs = project.planned("learning_curve")
+    assert {job for job in jobs if "learning_curve" in job} == {"summarise_learning_curve"} | {
+        f"train_learning_curve {curve}, {seed}" for curve in ("real", "label", "morphology") for seed in (1, 2, 3)
+    }
+    assert not {job for job in jobs if job.startswith(("train_classifier", "compute_metrics"))}
+    assert "finetune_diffusion shuffled" not in jobs
 
 
 def test_any_file_is_a_target(project):

@@ -61,6 +61,8 @@ def test_the_results_are_there(project):
         "figures/coverage.png",
         "reader_study/page/index.html",
         "reader_study/key.json",
+        "calibration.csv",
+        "figures/reliability.png",
         "clusters/tiny/k3/atlas.png",
         "clusters/tiny/sweep.png",
         "samples/morphology/dataset/metadata.csv",
@@ -99,6 +101,19 @@ def test_an_ablations_setting_reruns_that_arm(project):
     after = ("embed_images tiny, few", "compute_metrics few", "find_copies few", "summarise_ablation patches")
     assert project.planned("ablations", *study) == {*own, *after}
     assert project.planned(*study) == set()
+
+
+def test_a_learning_curve_says_what_synthetic_patches_are_worth(project):
+    result = project.run("learning_curve", "--cores", "2", *STUDY)
+    assert result.returncode == 0, result.stdout
+    assert "finetune_diffusion" not in result.stdout
+    table = pd.read_csv(project.folder / "results/mini/learning_curve.csv")
+    everything = table["real"].max()
+    assert table["curve"].tolist() == ["real"] * 3 + ["pretrained"] * 4 + ["morphology"] * 4
+    assert table["real"].tolist() == [4, 8, everything] + [0, 4, 8, everything] * 2
+    assert table["generator_saw"].dropna().tolist() == [0] * 4 + [everything] * 4
+    assert {"auc seed 1", "auc seed 2"} <= set(table.columns)
+    assert (project.folder / "results/mini/figures/learning_curve.png").stat().st_size > 0
 
 
 def test_a_second_run_has_nothing_to_do(project):
@@ -188,6 +203,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project):
         config["reader_study"]["arms"] = ["slow"]
         config["arms"] = {"slow": {"prompts": "label", "finetune": {"steps": 60, "validate_every": 60, "grid_every": 60}}}
         config["replicates"] = {"arms": [], "seeds": []}
+        config["learning_curve"]["arms"] = ["slow"]
 
     study = ("--configfile", project.edit("slow.yaml", slow))
     target = "results/mini/models/slow/manifest.json"

@@ -258,9 +258,10 @@ def _page(
         own = {row["real"]: row for row in rows if row["curve"] == curve}
         low, value, high = (number_of_patches(n, list(real)) for n in (amount.low, amount.value, amount.high))
         around = "about " if 0 < amount.value < np.inf else ""
+        interval = "all of the 95 % interval" if low == high else f"95 % interval: {low} to {high}"
         sentence = (
             f"- **{titles.get(curve, curve)}**: its {own[0]['synthetic']:,} synthetic patches alone are worth {around}"
-            f"**{value}** real ones [95 % interval: {low} to {high}]: AUC {_triple(own[0])}, where all {everything:,} real "
+            f"**{value}** real ones [{interval}]: AUC {_triple(own[0])}, where all {everything:,} real "
             f"ones give {_triple(real[everything])}. {_generator(own[0]['generator_saw'])} Added to all {everything:,} real "
             f"patches they change the AUC by {_gain(own[everything])}."
         )
