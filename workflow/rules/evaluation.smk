@@ -92,6 +92,8 @@ rule train_classifier:
         "../scripts/train_classifier.py"
 
 
+# A job trains all points of a curve for one seed. On a CPU the imports of a job cost as much as one training of the demo's, so a
+# job a point would double the work; a job a curve would leave cores idle and make a further seed train the others again.
 rule train_learning_curve:
     input:
         patches="results/{study}/patches/train.h5",

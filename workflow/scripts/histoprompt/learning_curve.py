@@ -325,9 +325,8 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
     curves = list(dict.fromkeys(table["curve"]))
     best = table[(table["curve"] == "real") & (table["real"] == everything)].iloc[0]
     axis.axhspan(best["low"], best["high"], color="#000000", alpha=0.08, linewidth=0)
-    axis.axhline(
-        best["auc"], color=_REAL, linestyle="--", linewidth=1, label=f"all {everything:,} real patches, none synthetic"
-    )
+    label = f"all {everything:,} real patches alone, with their 95 % interval"
+    axis.axhline(best["auc"], color=_REAL, linestyle="--", linewidth=1, label=label)
     for i, curve in enumerate(curves):
         own = table[table["curve"] == curve]
         colour, marker = (_REAL, "s") if curve == "real" else (_PALETTE[(i - 1) % 6], _MARKERS[(i - 1) % 6])
@@ -338,6 +337,8 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
         drawn = own["real"].to_numpy() > 0
         axis.plot(places[drawn], own["auc"][drawn], color=colour, linewidth=1.6)
         axis.errorbar(places, own["auc"], yerr=errors, color=colour, fmt="none", elinewidth=1, capsize=3)
+        for seed in own.filter(like="auc seed "):
+            axis.plot(places, own[seed], ".", color=colour, markersize=3.5, alpha=0.6)
         seen = own["saw_more"].to_numpy()
         axis.plot(places[~seen], own["auc"][~seen], marker, color=colour, markersize=6)
         axis.plot(places[seen], own["auc"][seen], marker, color=colour, markersize=6, markerfacecolor="white")
@@ -345,6 +346,7 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
     if table["saw_more"].any():
         text = "open: the generator saw more real patches than\nthe classifier; compare with the dashed line only"
         axis.plot([], [], "o", color="#555555", markerfacecolor="white", label=text)
+    axis.plot([], [], ".", color="#555555", markersize=3.5, label="single seeds; bars: 95 % interval of their mean")
     axis.set_xscale("log")
     axis.axvline(nothing * np.sqrt(2), color="#BBBBBB", linewidth=1, linestyle=":")
     axis.set_xticks([nothing, *sizes], ["0", *(f"{n:,}" for n in sizes)])

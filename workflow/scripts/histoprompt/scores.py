@@ -80,7 +80,7 @@ def score(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64],
     aucs = [auc for auc, _ in each]
     auc = float(np.mean(aucs))
     low, high = auc_interval(auc, np.mean([parts for _, parts in each], axis=0), labels)
-    seeds_low, seeds_high = mean_interval(aucs) if len(aucs) > 1 else (None, None)
+    over_seeds = mean_interval(aucs) if len(aucs) > 1 else None
     right = float((probabilities.argmax(2) == labels).mean())
     right_low, right_high = wilson_interval(round(right * n), n)
     truth = np.eye(classes)[labels]
@@ -93,8 +93,8 @@ def score(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64],
         "auc": {"value": auc, "low": low, "high": high, "interval": "DeLong" if classes == 2 else _DELTA},
         "auc_over_seeds": {
             "values": {str(seed): value for seed, value in zip(seeds, aucs, strict=True)},
-            "low": seeds_low,
-            "high": seeds_high,
+            "low": over_seeds and max(over_seeds[0], 0.0),
+            "high": over_seeds and min(over_seeds[1], 1.0),
         },
         "accuracy": {"value": right, "low": right_low, "high": right_high, "interval": "Wilson"},
         "brier": float(((probabilities - truth) ** 2).sum(2).mean() / 2),
