@@ -73,7 +73,13 @@ def files(folder, arms):
         values = {metric: cell(0.9 - i / 20) for metric in ("precision", "recall", "density", "coverage", "kd")}
         values |= {"fd": cell(None) if name == "vae" else cell(1.0 + i), "k": 5}
         encoders = {"dino": values} | ({"other": values} if name.startswith("other") else {})
-        report = {"name": name, "images": 100, "reference": 200, "encoders": encoders, "morphology_encoder": "dino"}
+        report = {
+            "name": name,
+            "images": 100,
+            "reference": 200,
+            "protocols": {"matched": encoders},
+            "morphology_encoder": "dino",
+        }
         report |= {"prompt_fidelity": cell(0.3) | {"chance": 0.125}, "interval": "halves", "subsamples": 20, "seed": 3}
         metrics.append(folder / f"{name}.metrics.json")
         write_json(metrics[-1], report)

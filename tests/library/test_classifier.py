@@ -60,7 +60,8 @@ def image_set(tmp_path: Path) -> ImageSet:
 
 
 def run(files: list[Path], test: Path, report: Path, *, seeds: tuple[int, ...] = (0,), **change: Any) -> dict[str, Any]:
-    train_classifier(files, test, report, mix="real", settings=SETTINGS | change, seeds=seeds, device="cpu", threads=1)
+    keywords = {"mix": "real", "size": change.pop("size", 96), "settings": SETTINGS | change, "seeds": seeds}
+    train_classifier(files, test, report, **keywords, device="cpu", threads=1)
     return dict(json.loads(report.read_text()))
 
 

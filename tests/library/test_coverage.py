@@ -21,7 +21,9 @@ def report(folder: Path, name: str, shares: list[float | None]) -> Path:
         }
         for cluster, share in enumerate(shares)
     ]
-    write_json(folder / f"{name}.json", {"name": name, "encoders": {"dino": {"clusters": clusters}, "other": {}}})
+    nothing = [entry | {"coverage": {"value": 0.0, "low": 0.0, "high": 0.1}} for entry in clusters]
+    protocols = {"matched": {"dino": {"clusters": clusters}, "other": {}}, "paper": {"dino": {"clusters": nothing}}}
+    write_json(folder / f"{name}.json", {"name": name, "protocols": protocols})
     return folder / f"{name}.json"
 
 
@@ -34,7 +36,9 @@ def test_every_cluster_of_every_image_set_is_there(tmp_path: Path) -> None:
     for table_csv, figure_png in outputs:
         draw_coverage(files, patches, tmp_path / "test.csv", table_csv, figure_png)
     table = pd.read_csv(outputs[0][0])
-    assert len(table) == 6 and table["encoder"].eq("dino").all()
+    assert len(table) == 12 and table["encoder"].eq("dino").all()
+    assert table.loc[table["protocol"] == "paper", "coverage"].eq(0).all()
+    table = table[table["protocol"] == "matched"]
     assert table.loc[table["name"] == "arm", "coverage"].tolist() == [0.5, 0.0, 0.25]
     assert table["coverage"].isna().sum() == 1 and table["reference"].tolist() == [20, 21, 22] * 2
     assert min(Image.open(outputs[0][1]).size) > 200

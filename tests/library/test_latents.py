@@ -9,7 +9,7 @@ from tiny import patch_images, write_patch_file
 from histoprompt.diffusion import load_vae, open_pipeline, to_pixels
 from histoprompt.errors import InputError
 from histoprompt.files import read_csv, read_json
-from histoprompt.latents import encode_latents, psnr, reconstruct_patches
+from histoprompt.latents import encode_latents, psnr, reconstruct_patches, resample_patches
 from histoprompt.patches import PatchFile
 from histoprompt.resizing import resize_images
 
@@ -66,7 +66,12 @@ def test_a_larger_resolution_gives_more_latents(pipeline_folder: Path, tmp_path:
 def test_the_round_trip_reports_what_its_file_holds(pipeline_folder: Path, tmp_path: Path, resolution: int) -> None:
     source = write_patch_file(tmp_path / "real.h5", 7)
     settings = {"revision": None, "resolution": resolution, "batch_size": 4, "device": "cpu", "threads": 1}
-    reconstruct_patches(source, tmp_path / "vae.h5", tmp_path / "vae.json", model=pipeline_folder, **settings)
+    native = None if resolution == 32 else tmp_path / "vae.native.h5"
+    reconstruct_patches(source, tmp_path / "vae.h5", native, tmp_path / "vae.json", model=pipeline_folder, **settings)
+    if native:
+        with PatchFile(native) as large, PatchFile(tmp_path / "vae.h5") as vae:
+            assert (large.ids, large.size) == (vae.ids, 64)
+            np.testing.assert_array_equal(resize_images(large.read(0, 7), 32), vae.read(0, 7))
     with PatchFile(source) as real, PatchFile(tmp_path / "vae.h5") as vae:
         assert (vae.ids, vae.classes, vae.size) == (real.ids, real.classes, 32)
         np.testing.assert_array_equal(vae.labels, real.labels)
@@ -75,6 +80,22 @@ def test_the_round_trip_reports_what_its_file_holds(pipeline_folder: Path, tmp_p
     assert report["images"] == 7
     assert report["psnr_mean"] == pytest.approx(np.mean(10 * np.log10(255**2 / mse)))
     assert report["psnr_of_mean_mse"] == pytest.approx(10 * np.log10(255**2 / mse.mean()))
+
+
+@pytest.mark.parametrize("resolution", [96, 16])
+def test_resampled_patches_are_resized_as_for_training_and_back(tmp_path: Path, resolution: int) -> None:
+    source = write_patch_file(tmp_path / "real.h5", 7)
+    out, native = tmp_path / "resampled.h5", tmp_path / "resampled.native.h5"
+    resample_patches(source, out, native, resolution=resolution, batch_size=3, threads=1)
+    with PatchFile(source) as real, PatchFile(out) as resampled, PatchFile(native) as large:
+        assert resampled.ids == large.ids == real.ids and (resampled.size, large.size) == (32, resolution)
+        np.testing.assert_array_equal(resampled.labels, real.labels)
+        images = real.read(0, 7)
+        trained_on = (to_pixels(images, resolution, torch.device("cpu")).permute(0, 2, 3, 1).numpy() + 1) * 127.5
+        assert np.abs(large.read(0, 7) - trained_on).max() <= 0.5 + 1e-4
+        np.testing.assert_array_equal(resampled.read(0, 7), resize_images(large.read(0, 7), 32))
+        change = np.abs(resampled.read(0, 7).astype(float) - images).mean()
+    assert 0.1 < change < (6 if resolution > 32 else 40)  # edges lose sharpness, and no more where nothing shrank
 
 
 def test_psnr_of_known_errors() -> None:

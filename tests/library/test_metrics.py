@@ -381,16 +381,20 @@ def study(tmp_path: Path) -> dict[str, Any]:
         tmp_path / "images.csv", index=False
     )
     return {
-        "features": {"dino": tmp_path / "images.npy", "other": tmp_path / "other.npy"},
-        "reference": {"dino": tmp_path / "test.npy", "other": tmp_path / "test_other.npy"},
+        "features_npy": [tmp_path / "images.npy", tmp_path / "other.npy"],
+        "reference_npy": [tmp_path / "test.npy", tmp_path / "test_other.npy"],
+        "embeddings_npy": tmp_path / "images.npy",
+        "reference_embeddings_npy": tmp_path / "test.npy",
         "reference_kept_csv": tmp_path / "kept.csv",
         "images_csv": tmp_path / "images.csv",
         "centroids_npy": tmp_path / "centroids.npy",
         "metrics_json": tmp_path / "metrics.json",
         "name": "label",
+        "spaces": [("matched", "dino"), ("matched", "other")],
         "kinds": {"dino": "transformers", "other": "clip"},
         "missing": {},
         "morphology_encoder": "dino",
+        "sizes": {"patch": 96, "generator": 512},
         "neighbours": 5,
         "subsamples": 6,
         "seed": 1,
@@ -400,15 +404,17 @@ def study(tmp_path: Path) -> dict[str, Any]:
 def test_compute_metrics_writes_everything_against_the_kept_reference(study: dict[str, Any]) -> None:
     compute_metrics(**study)
     report = json.loads(study["metrics_json"].read_text())
-    assert (report["name"], report["images"], report["reference"], report["protocol"]) == ("label", 60, 80, "matched")
+    assert (report["name"], report["images"], report["reference"]) == ("label", 60, 80)
+    assert report["sizes"] == {"patch": 96, "generator": 512} and list(report["protocols"]) == ["matched"]
     assert report["prompt_fidelity"]["value"] == 1.0
     assert "without replacement" in report["interval"] and report["subsamples"] == 6 and report["seed"] == 1
-    assert [encoder["dimension"] for encoder in report["encoders"].values()] == [6, 3]
-    kept = np.load(study["reference"]["dino"])[np.arange(90) % 9 > 0]
-    images = np.load(study["features"]["dino"])
+    encoders = report["protocols"]["matched"]
+    assert [encoder["dimension"] for encoder in encoders.values()] == [6, 3]
+    kept = np.load(study["reference_npy"][0])[np.arange(90) % 9 > 0]
+    images = np.load(study["features_npy"][0])
     expected = frechet_distance(*moments(kept), *moments(images))
-    assert report["encoders"]["dino"]["fd"]["value"] == pytest.approx(expected)
-    assert report["encoders"]["dino"]["recall"]["value"] == pytest.approx(float(compute_prdc(kept, images, 5)["recall"]))
+    assert encoders["dino"]["fd"]["value"] == pytest.approx(expected)
+    assert encoders["dino"]["recall"]["value"] == pytest.approx(float(compute_prdc(kept, images, 5)["recall"]))
     before = study["metrics_json"].read_bytes()
     compute_metrics(**study)
     assert study["metrics_json"].read_bytes() == before
@@ -432,10 +438,43 @@ def test_a_morphology_that_is_missed_is_found_out() -> None:
     assert few["clusters"][0]["coverage"]["value"] is None and "undefined" in few["clusters"][0]["coverage"]["reason"]
 
 
-def test_prompt_fidelity_needs_the_encoder_of_the_clusters(study: dict[str, Any]) -> None:
-    compute_metrics(**study | {"morphology_encoder": "uni"})
-    cell = json.loads(study["metrics_json"].read_text())["prompt_fidelity"]
-    assert cell["value"] is None and "uni is not among" in cell["reason"]
+def test_protocols_stand_side_by_side_and_the_same_features_are_compared_once(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "moved.npy", gaussian(60, 6, 0, shift=1.0))
+    both = {
+        "spaces": [(protocol, encoder) for encoder in ("dino", "other") for protocol in ("matched", "paper")],
+        "features_npy": [study["features_npy"][0], tmp_path / "moved.npy", *[study["features_npy"][1]] * 2],
+        "reference_npy": [study["reference_npy"][i] for i in (0, 0, 1, 1)],
+    }
+    calls = []
+    monkeypatch.setattr("histoprompt.metrics.compare_features", lambda *a, **s: calls.append(a) or compare_features(*a, **s))
+    compute_metrics(**study | both)
+    matched, paper = json.loads(study["metrics_json"].read_text())["protocols"].values()
+    assert len(calls) == 3 and list(matched) == list(paper) == ["dino", "other"]
+    assert paper["dino"]["fd"]["value"] > matched["dino"]["fd"]["value"] + 3 and "same_as" not in paper["dino"]
+    assert paper["other"] == {"same_as": "matched", **matched["other"]}
+    # Cells of one protocol do not depend on which others are reported.
+    compute_metrics(**study)
+    assert json.loads(study["metrics_json"].read_text())["protocols"] == {"matched": matched}
+
+
+def test_a_protocol_whose_metrics_are_undefined_says_so_and_leaves_the_other_alone(
+    study: dict[str, Any], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "wide.npy", gaussian(60, 70, 0))
+    np.save(tmp_path / "wide_test.npy", gaussian(90, 70, 1))
+    compute_metrics(
+        **study
+        | {
+            "spaces": [("matched", "dino"), ("paper", "dino")],
+            "features_npy": [study["features_npy"][0], tmp_path / "wide.npy"],
+            "reference_npy": [study["reference_npy"][0], tmp_path / "wide_test.npy"],
+        }
+    )
+    matched, paper = json.loads(study["metrics_json"].read_text())["protocols"].values()
+    assert paper["dino"]["fd"]["value"] is None and "needs more than 70" in paper["dino"]["fd"]["reason"]
+    assert matched["dino"]["fd"]["value"] > 0 and paper["dino"]["kd"]["value"] is not None
 
 
 def test_an_encoder_that_gives_nothing_leaves_the_others(study: dict[str, Any], tmp_path: Path) -> None:
@@ -444,10 +483,11 @@ def test_an_encoder_that_gives_nothing_leaves_the_others(study: dict[str, Any], 
     np.save(tmp_path / "broken.npy", broken)
     study["kinds"] |= {"fid": "inception", "narrow": "timm", "broken": "transformers"}
     study["missing"] = {"fid": "no file weights.pt"}
-    study["features"] |= {"narrow": study["features"]["other"], "broken": tmp_path / "broken.npy"}
-    study["reference"] |= {"narrow": study["reference"]["dino"], "broken": study["reference"]["dino"]}
+    study["spaces"] = [("matched", name) for name in ("dino", "other", "narrow", "broken")]
+    (dino, other), (real, real_other) = study["features_npy"], study["reference_npy"]
+    study |= {"features_npy": [dino, other, other, tmp_path / "broken.npy"], "reference_npy": [real, real_other, real, real]}
     compute_metrics(**study)
-    found = json.loads(study["metrics_json"].read_text())["encoders"]
+    found = json.loads(study["metrics_json"].read_text())["protocols"]["matched"]
     assert {name: encoder["kind"] for name, encoder in found.items()} == study["kinds"]
     reasons = {"fid": "no file weights.pt", "narrow": "width 3, those of the reference of width 6", "broken": "row 7"}
     for name, reason in reasons.items():
@@ -455,7 +495,7 @@ def test_an_encoder_that_gives_nothing_leaves_the_others(study: dict[str, Any], 
             assert found[name][metric]["value"] is None and reason in found[name][metric]["reason"]
         assert (found[name]["n"], found[name]["reference"], found[name]["k"]) == (60, 80, 5) and "cmmd" not in found[name]
     assert found["dino"]["fd"]["value"] > 0 and found["other"]["cmmd"]["low"] <= found["other"]["cmmd"]["value"]
-    compute_metrics(**study | {"morphology_encoder": "broken"})
+    compute_metrics(**study | {"embeddings_npy": tmp_path / "broken.npy"})
     fidelity = json.loads(study["metrics_json"].read_text())["prompt_fidelity"]
     assert fidelity["value"] is None and "row 7" in fidelity["reason"]
 
@@ -469,10 +509,16 @@ def test_unusable_features_end_in_one_message(study: dict[str, Any], tmp_path: P
     np.save(tmp_path / "short.npy", gaussian(59, 6, 0))
     np.save(tmp_path / "flat.npy", np.zeros(60, np.float32))
     (tmp_path / "text.npy").write_text("no array")
-    refused({"features": {"dino": tmp_path / "short.npy"}}, "short.npy", "59 images", "60 images")
-    refused({"features": {"dino": tmp_path / "flat.npy"}}, "flat.npy", "(60,)", "(N, d)")
-    refused({"features": {"dino": tmp_path / "text.npy"}}, "text.npy", ".npy file")
-    refused({"morphology_encoder": "other"}, "width 3", "width 6", "centroids.npy")
+    other = study["features_npy"][1]
+
+    def first(name: str | Path) -> dict[str, Any]:
+        return {"features_npy": [tmp_path / name, other]}
+
+    refused(first("short.npy"), "short.npy", "59 images", "60 images")
+    refused(first("flat.npy"), "flat.npy", "(60,)", "(N, d)")
+    refused(first("text.npy"), "text.npy", ".npy file")
+    pair = {"embeddings_npy": other, "reference_embeddings_npy": study["reference_npy"][1]}
+    refused(pair, "other.npy", "width 3", "width 6", "centroids.npy")
     pd.DataFrame({"kept": [False] * 90}).to_csv(tmp_path / "none.csv", index=False)
     refused({"reference_kept_csv": tmp_path / "none.csv"}, "none.csv", "no patch is kept", "outliers")
     pd.DataFrame({"kept": [True] * 91}).to_csv(tmp_path / "long.csv", index=False)

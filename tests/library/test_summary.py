@@ -26,14 +26,15 @@ def cell(value: float | None, reason: str = "") -> dict[str, Any]:
 def metrics_file(folder: Path, name: str, value: float, *, fd: float | None = None) -> Path:
     encoder = {"dimension": 8, "k": 5, "n": 1000, "reference": 1900}
     encoder |= {metric: cell(value + i / 10) for i, metric in enumerate(("precision", "recall", "density", "coverage"))}
+    resnet = encoder | {"fd": cell(fd, "too few images"), "kd": cell(0.2)}
     content = {
         "name": name,
         "images": 1000,
         "reference": 1900,
-        "protocol": "matched",
-        "encoders": {
-            "dino": encoder | {"fd": cell(10 * value), "kd": cell(value / 10)},
-            "resnet": encoder | {"fd": cell(fd, "too few images"), "kd": cell(0.2)},
+        "sizes": {"patch": 96, "generator": 512},
+        "protocols": {
+            "matched": {"dino": encoder | {"fd": cell(10 * value), "kd": cell(value / 10)}, "resnet": resnet},
+            "paper": {"dino": encoder | {"fd": cell(50 * value), "kd": cell(value)}, "resnet": {"same_as": "matched"} | resnet},
         },
         "morphology_encoder": "dino",
         "prompt_fidelity": cell(value),
@@ -49,6 +50,7 @@ def metrics_file(folder: Path, name: str, value: float, *, fd: float | None = No
 def classifier_file(folder: Path, mix: str, auc: float, seeds: Sequence[int] = (7,)) -> Path:
     content = {
         "mix": mix,
+        "size": 96,
         "auc": cell(auc) | {"interval": "DeLong"},
         "auc_over_seeds": {"values": {}, "low": auc - 0.05, "high": auc + 0.05},
         "seeds": seeds,
@@ -70,7 +72,7 @@ def copies_file(folder: Path, name: str, near: float) -> Path:
 
 @pytest.fixture
 def page(tmp_path: Path) -> tuple[list[dict[str, str]], str]:
-    names = ["label", "morphology", "vae", "real"]
+    names = ["label", "morphology", "vae", "real", "resampled"]
     metrics = [metrics_file(tmp_path, name, 0.1 * i, fd=None if name == "vae" else 30.0) for i, name in enumerate(names)]
     mixes = {"real": 0.9, "label": 0.7, "real+label": 0.92, "morphology": 0.8, "real+morphology": 0.93}
     classifiers = [classifier_file(tmp_path, mix, auc) for mix, auc in mixes.items()]
@@ -90,13 +92,13 @@ def page(tmp_path: Path) -> tuple[list[dict[str, str]], str]:
 
 def test_floors_come_first_then_arms_in_their_order(page: tuple[list[dict[str, str]], str]) -> None:
     rows, _ = page
-    assert [row["name"] for row in rows] == ["real", "vae", "label", "morphology"]
+    assert [row["name"] for row in rows] == ["real", "resampled", "vae", "label", "morphology"]
 
 
 def test_an_arm_with_a_title_is_called_by_it(page: tuple[list[dict[str, str]], str]) -> None:
     rows, text = page
-    assert text.count("| label: the baseline ") == 3 and "| morphology " in text
-    assert rows[2]["name"] == "label"
+    assert text.count("| label: the baseline ") == 4 and "| morphology " in text
+    assert rows[3]["name"] == "label"
 
 
 def test_several_classifier_seeds_have_an_interval_of_their_own(tmp_path: Path) -> None:
@@ -112,21 +114,29 @@ def test_several_classifier_seeds_have_an_interval_of_their_own(tmp_path: Path) 
 
 def test_every_value_stands_in_its_column(page: tuple[list[dict[str, str]], str]) -> None:
     rows, _ = page
-    morphology = rows[3]
-    assert float(morphology["FD-dino"]) == pytest.approx(1.0) and float(morphology["FD-dino low"]) == pytest.approx(0.99)
-    assert float(morphology["recall-resnet"]) == pytest.approx(0.2)
+    real, _, vae, label, morphology = rows
+    assert float(morphology["FD-dino matched"]) == pytest.approx(1.0)
+    assert float(morphology["FD-dino matched low"]) == pytest.approx(0.99)
+    assert float(morphology["FD-dino paper"]) == pytest.approx(5.0)
+    assert float(morphology["recall-resnet matched"]) == pytest.approx(0.2)
     assert (morphology["AUC alone"], morphology["AUC with real"], morphology["images"]) == ("0.8", "0.93", "1000")
-    assert rows[0]["AUC alone"] == "0.9" and rows[0]["AUC with real"] == "" and rows[1]["AUC alone"] == ""
-    assert (rows[0]["near copies"], rows[2]["near copies"], morphology["near copies"]) == ("1.0", "0.012", "")
-    assert rows[1]["FD-resnet"] == "" and rows[1]["notes"] == "FD-resnet: too few images"
-    assert not any(column.startswith("FID") for column in rows[0])
+    assert real["AUC alone"] == "0.9" and real["AUC with real"] == "" and vae["AUC alone"] == ""
+    assert (real["near copies"], label["near copies"], morphology["near copies"]) == ("1.0", "0.012", "")
+    assert vae["FD-resnet matched"] == "" and "FD-resnet matched: too few images" in vae["notes"]
+    assert not any(column.startswith("FID") for column in real)
 
 
 def test_the_page_reads_in_a_terminal(page: tuple[list[dict[str, str]], str]) -> None:
     _, text = page
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 3 and all(len({len(line) for line in table}) == 1 for table in tables)
-    assert "0.200 [0.190, 0.210]" in text and "- vae; FD-resnet: too few images" in text
+    assert len(tables) == 4 and all(len({len(line) for line in table}) == 1 for table in tables)
+    assert "0.200 [0.190, 0.210]" in text and "- vae; FD-resnet matched" in text and ": too few images" in text
+    headings = [line for line in text.splitlines() if line.startswith("### ")]
+    assert headings == [
+        "### Protocol `matched`",
+        "### Protocol `paper`",
+        "### Protocol `matched` and `paper`: the encoder sees the same pixels",
+    ]
     text = " ".join(text.split())
     for part in (
         "1900 held-out",
@@ -137,9 +147,12 @@ def test_the_page_reads_in_a_terminal(page: tuple[list[dict[str, str]], str]) ->
         "floor",
         "seed 3",
         "DeLong",
-        "150 steps",
+        "150 steps at 96 px",
         "1600 training",
         "held-out patches: 0.550",
+        "averaged over areas to 96 px",
+        "real patches at 96 px and synthetic images at the generator's 512 px",
+        "made by resampling alone",
     ):
         assert part in text
 
@@ -152,15 +165,16 @@ def test_replicates_show_every_value_and_paired_differences(tmp_path: Path) -> N
         metrics, classifiers, tmp_path / "r.csv", tmp_path / "r.md", arms=["label", "morphology"], seeds=[1, 2, 3]
     )
     table = pd.read_csv(tmp_path / "r.csv")
-    assert len(table) == 2 * 3 * 14 and list(table.columns) == ["arm", "seed", "metric", "value", "low", "high", "reason"]
+    assert len(table) == 2 * 3 * 26 and list(table.columns) == ["arm", "seed", "metric", "value", "low", "high", "reason"]
     found = table[(table.metric == "AUC alone") & (table.arm == "morphology")].sort_values("seed")
     assert found.value.tolist() == base["morphology"]
     text = (tmp_path / "r.md").read_text()
     low, high = mean_interval(np.subtract(base["morphology"], base["label"]))
     row = next(line for line in text.split("## AUC alone")[1].splitlines() if line.startswith("| morphology"))
     cells = [part.strip() for part in row.strip("|").split("|")]
+    assert "## FD-dino paper" in text and "As FD-resnet matched: the encoder sees the same pixels" in text
     assert cells == ["morphology", "0.520", "0.610", "0.590", "0.573", f"+0.023 [{low:+.3f}, {high:+.3f}]", "0 / 3 of 3"]
-    assert "0 / 0 of 3" in text.split("## FD-resnet")[1] and "lower is better" in text and "circular" in text
+    assert "0 / 0 of 3" in text.split("## FD-resnet matched")[1] and "lower is better" in text and "circular" in text
 
 
 def test_replicates_without_a_baseline_or_with_undefined_values(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def test_the_papers_study_runs_to_its_end(project):
     result = project.run("--cores", "2", "--configfile", study)
     assert result.returncode == 0, result.stdout
     summary = pd.read_csv(project.folder / "results/pcam/summary.csv")
-    assert summary["name"].tolist() == ["real", "vae", "pretrained", "morphology"]
-    assert {"FD-dino", "FD-dinov2", "AUC with real"} <= set(summary.columns)
-    assert summary["FID-inception"].isna().all() and summary["notes"].str.contains("no file of this name").all()
+    assert summary["name"].tolist() == ["real", "resampled", "vae", "pretrained", "morphology"]
+    assert {"FD-dino matched", "FD-dinov2 paper", "AUC with real"} <= set(summary.columns)
+    assert summary["FID-inception matched"].isna().all() and summary["notes"].str.contains("no file of this name").all()
 
 
 def test_the_256_pixel_study_differs_by_its_resolution_alone():

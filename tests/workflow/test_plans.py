@@ -103,7 +103,15 @@ def test_a_learning_curve_is_a_job_a_curve_and_seed(project):
 def test_any_file_is_a_target(project):
     jobs = project.planned("results/demo/metrics/morphology.json")
     assert {job.split()[0] for job in jobs} == {
-        *("make_phantom", "filter_outliers", "embed_images", "cluster_embeddings", "balance_subset", "build_prompts"),
+        *(
+            "make_phantom",
+            "filter_outliers",
+            "embed_images",
+            "extract_features",
+            "cluster_embeddings",
+            "balance_subset",
+            "build_prompts",
+        ),
         *("encode_latents", "finetune_diffusion", "generate_images", "export_dataset", "compute_metrics"),
     }
     assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology"}
@@ -116,6 +124,28 @@ def test_an_arm_may_use_other_clusters(project):
 
     jobs = project.planned("results/small/metrics/other.json", "--configfile", project.edit("other.yaml", other))
     assert "cluster_embeddings resnet, 7" in jobs and "cluster_embeddings dino, 12" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("resolution", "native", "train"),
+    [
+        (96, "samples/label.h5", "samples/label.h5"),
+        (192, "samples/label.csv", "samples/label.h5"),  # a classifier sees them averaged down to patches
+        (48, "samples/label.csv", "samples/label.csv"),
+    ],
+)
+def test_images_are_compared_at_their_own_size(project, resolution, native, train):
+    def other(config):
+        config["generator"]["resolution"] = resolution
+
+    arguments = ("--configfile", project.edit("size.yaml", other))
+    result = project.run("-n", "results/demo/features/dino/paper/label.npy", *arguments)
+    assert result.returncode == 0, result.stdout
+    assert f"input: results/demo/samples/label.h5, results/demo/{native}\n" in result.stdout
+    result = project.run("-n", "results/demo/classifier/label.json", *arguments)
+    assert f"input: results/demo/{train}, results/demo/patches/test.h5\n" in result.stdout
+    controls = {job for job in project.planned(*arguments) if job.split()[0] in ("resample_patches", "reconstruct_patches")}
+    assert controls == {"reconstruct_patches"} | ({"resample_patches"} if resolution != 96 else set())
 
 
 def test_the_slurm_profile(project):

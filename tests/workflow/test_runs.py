@@ -18,7 +18,7 @@ ARM = {
         "generate_images morphology, 0",
         "generate_images morphology, 1",
     ),
-    *("export_dataset morphology", "embed_images tiny, morphology", "compute_metrics morphology"),
+    *("export_dataset morphology", "extract_features tiny, morphology", "compute_metrics morphology"),
     *("find_copies morphology", "draw_coverage"),
     *("train_classifier morphology", "train_classifier real+morphology", "draw_arms", "summarise_study"),
 }
@@ -56,7 +56,8 @@ def test_the_results_are_there(project):
         "summary.csv",
         "summary.md",
         "figures/arms.png",
-        "copies/vae.png",
+        "copies/resampled.png",
+        "samples/vae.native.h5",
         "coverage.csv",
         "figures/coverage.png",
         "reader_study/page/index.html",
@@ -168,13 +169,40 @@ def test_settings_of_other_stages_rerun_nothing(project):
     assert project.planned("--configfile", project.edit("others.yaml", others)) == set()
 
 
+def test_another_protocol_computes_no_features(project):
+    def paper_alone(config):
+        mini_study(config)
+        config["evaluation"]["protocols"] = ["paper"]
+
+    images = ("real", "resampled", "vae", "pretrained", "morphology")
+    assert project.planned("--configfile", project.edit("paper.yaml", paper_alone)) == {
+        "summarise_study",
+        "draw_coverage",
+        *(f"compute_metrics {name}" for name in images),
+    }
+
+
+def test_features_are_kept_by_encoder_protocol_and_image_set(project):
+    results = project.folder / "results/mini"
+    for images in ("test", "real", "resampled", "vae", "pretrained", "morphology"):
+        matched, paper = (results / f"features/tiny/{protocol}/{images}.npy" for protocol in ("matched", "paper"))
+        assert matched.stat().st_size == paper.stat().st_size > 0
+    assert {path.stem for path in (results / "embeddings/tiny").iterdir()} > {"train", "valid", "test", "vae"}
+    summary = pd.read_csv(results / "summary.csv").set_index("name")
+    assert summary.index.tolist() == ["real", "resampled", "vae", "pretrained", "morphology"]
+    # Sampled at 32 pixels, the encoder's own size: nothing is resized, and only real patches of 96 tell the protocols apart.
+    assert summary.loc["morphology", "KD-tiny matched"] != summary.loc["morphology", "KD-tiny paper"]
+    classifier = json.loads((results / "classifier/real+morphology.json").read_text())
+    assert classifier["size"] == 32
+
+
 def test_a_library_edit_reruns_its_stage_and_what_follows(project, edited):
     edited("workflow/scripts/histoprompt/summary.py", lambda text: text + "\n_EDIT = 1\n")
     assert project.planned(*STUDY) == {"summarise_study"}
     edited("workflow/scripts/histoprompt/reader_study/page/style.css", lambda text: text + "\n")
     assert project.planned(*STUDY) == {"summarise_study", "make_reader_study"}
     edited("workflow/scripts/histoprompt/metrics.py", lambda text: text + "\n_EDIT = 1\n")
-    images = ("real", "vae", "pretrained", "morphology")
+    images = ("real", "resampled", "vae", "pretrained", "morphology")
     stages = ("compute_metrics", "find_copies")
     assert project.planned(*STUDY) == {
         "summarise_study",

@@ -39,7 +39,11 @@ except InputError as error:
 STUDY = config["study"]
 SPLITS = ["train", "valid", "test"]
 ARMS = list(config["arms"])
-IMAGE_SETS = ["real", "vae", *ARMS]
+PATCH_SIZE, RESOLUTION = config["data"]["patch_size"], config["generator"]["resolution"]
+COMPARED_SIZE = min(PATCH_SIZE, RESOLUTION)
+# Real patches sent to the generator's size and back, where that is another one, and through its autoencoder.
+CONTROLS = ["vae"] if PATCH_SIZE == RESOLUTION else ["resampled", "vae"]
+IMAGE_SETS = ["real", *CONTROLS, *ARMS]
 TITLES = arm_titles(config, ARMS)
 ABLATIONS = list(config["ablations"])
 MISSING_ENCODERS = missing_encoders(config)
@@ -58,8 +62,8 @@ wildcard_constraints:
     k="[0-9]+",
     shard="[0-9]+",
     arm=ANY_ARM,
-    images=f"{'|'.join(SPLITS)}|real|vae|{ANY_ARM}",
-    sampled=f"real|vae|{ANY_ARM}",
+    images=f"{'|'.join(SPLITS)}|real|resampled|vae|{ANY_ARM}",
+    sampled=f"real|resampled|vae|{ANY_ARM}",
     ablation="|".join(ABLATIONS),
     mix=rf"real|(?:real\+)?{ANY_ARM}",
     curve="|".join(CURVES),
@@ -128,6 +132,17 @@ def kinds_of_encoders(wildcards):
     return {encoder: config["encoders"][encoder]["kind"] for encoder in [*encoders_of_image_set(wildcards), *MISSING_ENCODERS]}
 
 
+def native_file(study, images):
+    """A sampled image set at the size at which it was made: real patches at theirs, all else at the generator's resolution."""
+    form = "h5" if images == "real" or PATCH_SIZE == RESOLUTION else "native.h5" if images in CONTROLS else "csv"
+    return f"results/{study}/samples/{images}.{form}"
+
+
+def native_file_of_images(wildcards):
+    """An image set at the size at which it was made: a split of the data, or sampled images."""
+    return file_of_images(wildcards) if wildcards.images in SPLITS else native_file(wildcards.study, wildcards.images)
+
+
 def encoder_digest(wildcards):
     return model_digest(config["encoders"][wildcards.encoder]["model"])
 
@@ -190,21 +205,28 @@ def encoders_of_image_set(wildcards):
     return list(dict.fromkeys([*there, morphology_of(config, wildcards.sampled)["encoder"]]))
 
 
+def spaces_of_image_set(wildcards):
+    """Protocol and encoder of every comparison of its evaluation."""
+    return [
+        (protocol, encoder) for encoder in encoders_of_image_set(wildcards) for protocol in config["evaluation"]["protocols"]
+    ]
+
+
 def features_of(images):
-    """The features of an image set in every feature space of its evaluation."""
+    """The features of an image set for every comparison of its evaluation."""
 
     def paths(wildcards):
         return [
-            f"results/{wildcards.study}/embeddings/{encoder}/{images.format(**wildcards)}.npy"
-            for encoder in encoders_of_image_set(wildcards)
+            f"results/{wildcards.study}/features/{encoder}/{protocol}/{images.format(**wildcards)}.npy"
+            for protocol, encoder in spaces_of_image_set(wildcards)
         ]
 
     return paths
 
 
 def table_of_image_set(wildcards):
-    """Label and cluster of every image; reconstructions keep those of the real patches they come from."""
-    return f"results/{wildcards.study}/samples/{'real' if wildcards.sampled == 'vae' else wildcards.sampled}.csv"
+    """Label and cluster of every image; controls keep those of the real patches they come from."""
+    return f"results/{wildcards.study}/samples/{'real' if wildcards.sampled in CONTROLS else wildcards.sampled}.csv"
 
 
 def of_ablation(files, also=()):
@@ -229,14 +251,19 @@ def arms_of_ablation(wildcards):
     }
 
 
+def images_to_classify(study, images):
+    """An image set as classifiers see it: at its own size where that is below a patch's."""
+    return native_file(study, images) if RESOLUTION < PATCH_SIZE else f"results/{study}/samples/{images}.h5"
+
+
 def images_of_mix(wildcards):
-    """The image files a classifier is trained on: `real`, an arm, or both."""
-    return [f"results/{wildcards.study}/samples/{images}.h5" for images in wildcards.mix.split("+")]
+    """The image sets a classifier is trained on: `real`, an arm, or both."""
+    return [images_to_classify(wildcards.study, images) for images in wildcards.mix.split("+")]
 
 
 def images_of_curve(wildcards):
     """The images that a learning curve adds to real patches; none for the curve of real patches alone."""
-    return [] if wildcards.curve == "real" else f"results/{wildcards.study}/samples/{wildcards.curve}.h5"
+    return [] if wildcards.curve == "real" else images_to_classify(wildcards.study, wildcards.curve)
 
 
 def finetuned_of_curves():

@@ -1,7 +1,45 @@
+rule extract_features:
+    input:
+        images=file_of_images,
+        native=native_file_of_images,
+    output:
+        # All at once, whatever the study reports: a protocol that is added later must not make the morphology's embeddings anew.
+        embeddings="results/{study}/embeddings/{encoder}/{images}.npy",
+        matched="results/{study}/features/{encoder}/matched/{images}.npy",
+        paper="results/{study}/features/{encoder}/paper/{images}.npy",
+    log:
+        "results/{study}/logs/extract_features/{encoder}/{images}.log",
+    benchmark:
+        "results/{study}/benchmarks/extract_features/{encoder}/{images}.tsv"
+    wildcard_constraints:
+        images=f"test|real|resampled|vae|{ANY_ARM}",
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        size=COMPARED_SIZE,
+        kind=lookup(dpath="encoders/{encoder}/kind", within=config),
+        model=lookup(dpath="encoders/{encoder}/model", within=config),
+        revision=lookup(dpath="encoders/{encoder}/revision", within=config),
+        batch_size=lookup(dpath="encoders/{encoder}/batch_size", within=config),
+        dtype=lookup(dpath="encoders/{encoder}/dtype", within=config),
+        device=config["device"],
+        content=encoder_digest,
+        code=code_digest("extract_features"),
+    script:
+        "../scripts/extract_features.py"
+
+
 rule compute_metrics:
     input:
         features=features_of("{sampled}"),
         reference=features_of("test"),
+        embeddings=features_in_morphology_space("{sampled}"),
+        reference_embeddings=features_in_morphology_space("test"),
         kept="results/{study}/patches/test.kept.csv",
         table=table_of_image_set,
         centroids=of_morphology("centroids.npy"),
@@ -18,9 +56,10 @@ rule compute_metrics:
         mem_mb=8000,
         runtime=240,
     params:
-        encoders=encoders_of_image_set,
+        spaces=spaces_of_image_set,
         kinds=kinds_of_encoders,
         missing=MISSING_ENCODERS,
+        sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
         morphology_encoder=of_image_set("encoder"),
         neighbours=config["evaluation"]["neighbours"],
         subsamples=config["evaluation"]["subsamples"],
@@ -84,6 +123,7 @@ rule train_classifier:
         mem_mb=4000,
         runtime=480,
     params:
+        size=COMPARED_SIZE,
         settings=CLASSIFIER,
         seeds=config["classifier"]["seeds"],
         device=config["device"],
@@ -116,6 +156,7 @@ rule train_learning_curve:
         mem_mb=4000,
         runtime=1440,
     params:
+        size=COMPARED_SIZE,
         real=config["learning_curve"]["real"],
         finetuned=finetuned_of_curves(),
         settings=CLASSIFIER,

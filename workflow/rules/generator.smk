@@ -42,6 +42,7 @@ rule reconstruct_patches:
         "results/{study}/samples/real.h5",
     output:
         images="results/{study}/samples/vae.h5",
+        native=[] if PATCH_SIZE == RESOLUTION else "results/{study}/samples/vae.native.h5",
         report="results/{study}/samples/vae.json",
     log:
         "results/{study}/logs/reconstruct_patches.log",
@@ -64,6 +65,30 @@ rule reconstruct_patches:
         code=code_digest("reconstruct_patches"),
     script:
         "../scripts/reconstruct_patches.py"
+
+
+rule resample_patches:
+    input:
+        "results/{study}/samples/real.h5",
+    output:
+        images="results/{study}/samples/resampled.h5",
+        native="results/{study}/samples/resampled.native.h5",
+    log:
+        "results/{study}/logs/resample_patches.log",
+    benchmark:
+        "results/{study}/benchmarks/resample_patches.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        resolution=config["generator"]["resolution"],
+        batch_size=config["generator"]["encode_batch_size"],
+        code=code_digest("resample_patches"),
+    script:
+        "../scripts/resample_patches.py"
 
 
 rule finetune_diffusion:

@@ -14,6 +14,8 @@ rule embed_images:
         "results/{study}/logs/embed_images/{encoder}/{images}.log",
     benchmark:
         "results/{study}/benchmarks/embed_images/{encoder}/{images}.tsv"
+    wildcard_constraints:
+        images="train|valid",  # those of all others come with their features: extract_features
     conda:
         "../../envs/histoprompt.yaml"
     threads: THREADS

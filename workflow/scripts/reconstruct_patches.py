@@ -8,6 +8,7 @@ if __name__ == "__main__":
         reconstruct_patches(
             snakemake.input[0],
             snakemake.output.images,
+            snakemake.output.native or None,
             snakemake.output.report,
             model=snakemake.params.model,
             revision=snakemake.params.revision,

@@ -10,6 +10,7 @@ if __name__ == "__main__":
             snakemake.input.test,
             snakemake.output[0],
             mix=snakemake.wildcards.mix,
+            size=snakemake.params.size,
             settings=snakemake.params.settings,
             seeds=snakemake.params.seeds,
             device=snakemake.params.device,

@@ -14,6 +14,7 @@ if __name__ == "__main__":
             snakemake.output.predictions,
             snakemake.output.report,
             curve=snakemake.wildcards.curve,
+            size=snakemake.params.size,
             real=snakemake.params.real,
             finetuned=snakemake.params.finetuned,
             settings=snakemake.params.settings,

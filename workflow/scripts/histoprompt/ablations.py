@@ -15,13 +15,13 @@ from matplotlib.lines import Line2D
 
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import wilson_interval
-from histoprompt.summary import Cell, Row, copies_of, csv_row, markdown_table, reasons, row_of, show_cell
+from histoprompt.summary import Cell, Row, copies_of, csv_row, markdown_table, reasons, row_of_protocol, show_cell
 
 FLOORS = ("real", "vae")
 HALF = 0.5  # of what real images reach: precision or recall of at least so much is called high, of less low
 GAP = 0.1  # of what real images reach: precision and recall that differ by less are called alike
-_FD, _FIDELITY, _AUTHENTIC, _NEAR = "FD-", "prompt fidelity", "authentic", "near copies"
-_OF_ENCODER = ("FD", "KD", "precision", "recall", "density", "coverage")
+_FIDELITY, _AUTHENTIC, _NEAR = "prompt fidelity", "authentic", "near copies"
+_DISTANCES = ("FD", "FID", "KD", "KID", "CMMD")  # heads that keep the encoder's name
 _PANELS = {"FD": "Fréchet distance", "precision": "precision", "recall": "recall", "coverage": "coverage"}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: safe for colour-blind eyes
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -104,10 +104,11 @@ def summarise_ablation(
     reports = {report["name"]: report for report in map(read_json, metrics)}
     found = {report["name"]: report for report in map(read_json, copies)}
     order = [*FLOORS, *sorted(arms, key=lambda arm: _place(arms, arm))]
-    rows = {image_set: row_of(reports[image_set], {}) | copies_of(found.get(image_set)) for image_set in order}
+    protocol = next(iter(reports["real"]["protocols"]))
+    rows = {images: row_of_protocol(reports[images], protocol) | copies_of(found.get(images)) for images in order}
     # Arms with clusters of another encoder have its space too; the table shows the spaces that all of them have.
     columns = [column for column in rows["real"] if all(column in row for row in rows.values())] + [_AUTHENTIC, _NEAR]
-    encoders = [column.removeprefix(_FD) for column in columns if column.startswith(_FD)]
+    encoders = [encoder for encoder in reports["real"]["protocols"][protocol] if f"recall-{encoder}" in columns]
     signatures = {
         arm: failure_signatures(rows[arm], rows["real"], encoders, copies_by_chance(found[arm])) for arm in order if arm in arms
     }
@@ -183,9 +184,10 @@ def _page(
     report = reports["real"]
     lines = [f"# Ablation {name}: {title}", ""]
     for encoder in encoders:
-        heads = [f"{metric}-{encoder}" if metric in ("FD", "KD") else metric for metric in _OF_ENCODER]
-        lines += [f"## In the space of `{encoder}`", ""]
-        lines += table([f"{metric}-{encoder}" for metric in _OF_ENCODER], heads, {})
+        columns = [column for column in rows["real"] if column.endswith(f"-{encoder}")]
+        words = [column.removesuffix(f"-{encoder}") for column in columns]
+        heads = [column if word in _DISTANCES else word for column, word in zip(columns, words, strict=True)]
+        lines += [f"## In the space of `{encoder}`", "", *table(columns, heads, {})]
     others = {
         image_set: [
             _clusters(arms[image_set]) if image_set in arms else f"{report['morphology_encoder']}, the study's",
@@ -211,8 +213,9 @@ def _legend(
     train = ", ".join(f"{arm} {copies[arm]['train']}" for arm in arms)
     lines = [
         f"- **Arms** differ in `{varies}`; whatever else one changes stands in the study file. They have {report['images']} "
-        f"images each, one fine-tuning seed, and as reference {report['reference']} held-out real patches. `real` and `vae` "
-        "are real training patches, as they are and through the autoencoder.",
+        f"images each, one fine-tuning seed, and as reference {report['reference']} held-out real patches, all under the "
+        f"study's first protocol, `{next(iter(report['protocols']))}`. `real` and `vae` are real training patches, as they "
+        "are and through the autoencoder.",
         "- **Clusters**: an arm with clusters of its own is trained on a subset balanced by these, and judged by them: its "
         "prompt fidelity is the share of images nearest to their own cluster among its own, and near copies are told in the "
         "space of its encoder. Fidelities of different clusters are comparable with their chance alone. The space that made "
@@ -271,7 +274,7 @@ def _figure(
     axes = dict(zip((*_PANELS, _FIDELITY, _NEAR), figure.subplots(2, 3).flat, strict=True))
     for metric, label in _PANELS.items():
         for i, encoder in enumerate(encoders):
-            column = f"{metric}-{encoder}"
+            column = f"FID-{encoder}" if metric == "FD" and f"FD-{encoder}" not in rows["real"] else f"{metric}-{encoder}"
             draw(axes[metric], column, colours[encoder], 0.03 * (i - (len(encoders) - 1) / 2))
             if rows["real"][column]["value"] is not None:
                 axes[metric].axhline(rows["real"][column]["value"], color=colours[encoder], linestyle=":", linewidth=1.3)

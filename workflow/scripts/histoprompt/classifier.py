@@ -21,6 +21,7 @@ from histoprompt.intervals import Rows
 from histoprompt.job import progress
 from histoprompt.patches import Images, Labels, PatchFile
 from histoprompt.scores import score
+from histoprompt.sources import ImageSource, at_most, open_images
 
 MODELS = ("small_cnn", "resnet34")
 AUGMENTATIONS = ("flip", "rotate90", "colour")
@@ -101,16 +102,16 @@ def _load_weights(model: nn.Module, path: str | Path, last: str) -> None:
 
 
 class ImagePool:
-    """Images to train on or to test on: some rows of a patch file, in an order of one's own. The one place that reads pixels.
+    """Images to train on or to test on: some rows of an image set, in an order of one's own. The one place that reads pixels.
 
     Attributes
     ----------
-    file : the open patch file.
+    file : the open image set.
     rows : its rows, (N,).
     labels : of the images, (N,).
     """
 
-    def __init__(self, file: PatchFile, rows: Rows | None = None) -> None:
+    def __init__(self, file: ImageSource, rows: Rows | None = None) -> None:
         self.file = file
         self.rows: Rows = np.arange(len(file)) if rows is None else rows
         self.labels: Labels = file.labels[self.rows]
@@ -328,6 +329,7 @@ def train_classifier(
     report_json: str | Path,
     *,
     mix: str,
+    size: int,
     settings: Mapping[str, Any],
     seeds: Sequence[int],
     device: str,
@@ -337,10 +339,11 @@ def train_classifier(
 
     Parameters
     ----------
-    image_files : patch files to train on.
+    image_files : image sets to train on: patch files or tables of PNGs.
     test_h5 : the real test split.
     report_json : output: scores with intervals (`scores.score`), numbers of images, settings.
     mix : name of the mix.
+    size : pixels a side at which it trains and tests; larger images are averaged over areas.
     settings : `model`, `weights`, `steps`, `batch_size`, `learning_rate`, and `augmentations`, a list of `AUGMENTATIONS`.
     seeds : of initial weights, batches and augmentation; one training each.
     device : auto, cpu or cuda.
@@ -353,16 +356,18 @@ def train_classifier(
     torch.set_num_threads(threads)
     compute = resolve_device(device)
     with ExitStack() as stack:
-        files = [stack.enter_context(PatchFile(path)) for path in [*image_files, test_h5]]
-        _check_files(files)
-        *pools, test = map(ImagePool, files)
+        tested = at_most(stack.enter_context(PatchFile(test_h5)), size)
+        sources = [at_most(stack.enter_context(open_images(path, tested.classes)), size) for path in image_files]
+        _check_sources(sources, tested)
+        *pools, test = map(ImagePool, [*sources, tested])
         counts = _check_classes(pools, test)
         results = [_trained(pools, test, settings, seed=seed, device=compute) for seed in seeds]
-        classes = test.file.classes
+        classes = tested.classes
         write_json(
             report_json,
             {
                 "mix": mix,
+                "size": size,
                 **score(np.stack([probabilities for probabilities, _ in results]), test.labels, seeds),
                 "train": {
                     "images": int(counts.sum()),
@@ -381,12 +386,13 @@ def train_learning_curve(
     train_h5: str | Path,
     subset_csv: str | Path,
     prompts_csvs: Sequence[str | Path],
-    arm_h5s: Sequence[str | Path],
+    arm_files: Sequence[str | Path],
     test_h5: str | Path,
     predictions_npy: str | Path,
     report_json: str | Path,
     *,
     curve: str,
+    size: int,
     real: Sequence[int],
     finetuned: Sequence[str],
     settings: Mapping[str, Any],
@@ -404,11 +410,12 @@ def train_learning_curve(
     ----------
     train_h5, subset_csv : the train split, and the rows of it that are the training subset.
     prompts_csvs : what each fine-tuned generator was trained on, a row an image, in the order of `finetuned`.
-    arm_h5s : the arm's images; none for the curve of real patches alone.
+    arm_files : the arm's images, a patch file or a table of PNGs; none for the curve of real patches alone.
     test_h5 : the real test split.
     predictions_npy : output: float64 (points, N, classes), class probabilities of the test images.
     report_json : output: the points, how many images each generator saw, settings.
     curve : `real` or the arm's name.
+    size : as in `train_classifier`.
     real : numbers of real patches.
     finetuned : names of the arms whose generators were fine-tuned.
     settings, device, threads : as in `train_classifier`.
@@ -431,10 +438,11 @@ def train_learning_curve(
         )
     sizes = sorted({*real, len(rows), *(n for n in saw.values() if n < len(rows))})
     with ExitStack() as stack:
-        files = [stack.enter_context(PatchFile(path)) for path in [train_h5, *arm_h5s, test_h5]]
-        _check_files(files)
-        *arm, test = map(ImagePool, files[1:])
-        patches = ImagePool(files[0], rows[nested_order(files[0].labels[rows], seed=seed)])
+        tested = at_most(stack.enter_context(PatchFile(test_h5)), size)
+        whole, *others = (at_most(stack.enter_context(open_images(p, tested.classes)), size) for p in [train_h5, *arm_files])
+        _check_sources([whole, *others], tested)
+        *arm, test = map(ImagePool, [*others, tested])
+        patches = ImagePool(whole, rows[nested_order(whole.labels[rows], seed=seed)])
         points = [*([0] if arm else []), *sizes]
         mixes = [[*([patches.first(n)] if n else []), *arm] for n in points]
         for pools in mixes:
@@ -457,9 +465,8 @@ def train_learning_curve(
         )
 
 
-def _check_files(files: Sequence[PatchFile]) -> None:
-    """Refuse files that do not fit the last of them, the test split."""
-    *sources, test = files
+def _check_sources(sources: Sequence[ImageSource], test: ImageSource) -> None:
+    """Refuse image sets that do not fit the test split."""
     for source in sources:
         if source.classes != test.classes or source.size != test.size:
             raise InputError(

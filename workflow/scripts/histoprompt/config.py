@@ -22,7 +22,7 @@ DOWNLOADED_PCAM = "resources/pcam"
 FOUNDATION = "resources/foundation"
 _REPLICATE = re.compile(r"(?P<arm>.+)-seed(?P<seed>[0-9]+)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_IMAGE_SETS = ("real", "vae", "train", "valid", "test")
+_IMAGE_SETS = ("real", "resampled", "vae", "train", "valid", "test")
 _LARGEST_PAGE = 200  # MB: browsers hold a page of some 500 MB in one text, and tablets less
 _TYPES = {
     "integer": ("a whole number", "whole numbers"),

@@ -29,16 +29,17 @@ def draw_coverage(
     metrics : files of `metrics.compute_metrics` of image sets that are judged by one clustering, in the order of the rows.
     patches_h5, assignments_csv : the held-out patches and their clusters, `row,id,label,cluster,distance`; the patch nearest
         to a cluster's centre stands for it.
-    table_csv : written: `name,encoder,cluster,images,reference,coverage,low,high,distance`.
-    figure_png : written: a panel an encoder, a row an image set, a column a cluster.
+    table_csv : written: `name,protocol,encoder,cluster,images,reference,coverage,low,high,distance`.
+    figure_png : written: a panel an encoder, a row an image set, a column a cluster; under the protocol the study names first.
     """
     rows = [
-        {"name": report["name"], "encoder": encoder, **entry, **_flat(entry["coverage"])}
+        {"name": report["name"], "protocol": protocol, "encoder": encoder, **entry, **_flat(entry["coverage"])}
         for report in map(read_json, metrics)
-        for encoder, values in report["encoders"].items()
+        for protocol, encoders in report["protocols"].items()
+        for encoder, values in encoders.items()
         for entry in values.get("clusters", ())
     ]
-    columns = ("name", "encoder", "cluster", "images", "reference", "coverage", "low", "high", "distance")
+    columns = ("name", "protocol", "encoder", "cluster", "images", "reference", "coverage", "low", "high", "distance")
     table = pd.DataFrame(rows, columns=list(columns))
     write_csv(table_csv, table)
     assigned = read_csv(assignments_csv, COLUMNS)
@@ -46,7 +47,7 @@ def draw_coverage(
     with PatchFile(patches_h5) as patches:
         pictures = dict(zip(examples.index, patches.take(examples.to_numpy()), strict=True))
     with atomic(figure_png) as temporary:
-        _figure(table, pictures).savefig(temporary, metadata={"Software": None})
+        _figure(table[table["protocol"] == table["protocol"].iloc[0]], pictures).savefig(temporary, metadata={"Software": None})
 
 
 def _flat(cell: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -54,7 +55,7 @@ def _flat(cell: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def _figure(table: pd.DataFrame, pictures: Mapping[int, np.ndarray]) -> Figure:
-    names, encoders = table["name"].unique(), table["encoder"].unique()
+    names, encoders, protocol = table["name"].unique(), table["encoder"].unique(), table["protocol"].iloc[0]
     clusters = sorted(table["cluster"].unique())
     height = 0.4 * len(names) + 0.75
     size = (2.6 + 0.62 * len(clusters), 1.1 + height * len(encoders))
@@ -79,6 +80,8 @@ def _figure(table: pd.DataFrame, pictures: Mapping[int, np.ndarray]) -> Figure:
         counts = part.drop_duplicates("cluster").set_index("cluster")["reference"]
         axis.set_xticks(range(len(clusters)), [f"{cluster}\n{counts[cluster]}" for cluster in clusters], fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=9)
-        axis.set_title(f"Held-out patches covered, in per cent, in the space of {encoder}", fontsize=10, loc="left")
+        axis.set_title(
+            f"Held-out patches covered, in per cent, in the space of {encoder} ({protocol})", fontsize=10, loc="left"
+        )
     axes[-1].set_xlabel("cluster, and how many held-out patches it has", fontsize=9)
     return figure

@@ -256,7 +256,12 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Images:
         vae.decode(z.to(vae.dtype, memory_format=torch.channels_last), return_dict=False)[0].float()
         for z in latents.split(part)
     ]
-    bytes_ = ((torch.cat(pixels) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_bytes(torch.cat(pixels))
+
+
+def to_bytes(pixels: Tensor) -> Images:
+    """float32 (n, 3, R, R) in [-1, 1] -> uint8 (n, R, R, 3)."""
+    bytes_ = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return bytes_.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 

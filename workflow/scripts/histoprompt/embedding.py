@@ -21,6 +21,7 @@ from histoprompt.files import atomic
 from histoprompt.hub import model_folder
 from histoprompt.job import progress
 from histoprompt.patches import Images, PatchFile
+from histoprompt.sources import ImageSource
 
 _PILLOW_FILTERS = {2: "bilinear", 3: "bicubic"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -37,6 +38,8 @@ class Preprocessing:
     mean, std : of each channel, after the factor.
     mode : `bilinear` or `bicubic`.
     whole_levels : resized pixels are rounded to whole grey levels, as image processors do; clean-fid does not.
+    antialias : resize as Pillow does, with `mode`, averaging where an image shrinks; else as clean-fid's legacy mode: bilinear
+        interpolation of four pixels however far an image shrinks, and no rounding.
     """
 
     height: int
@@ -46,6 +49,7 @@ class Preprocessing:
     std: tuple[float, ...]
     mode: str
     whole_levels: bool = True
+    antialias: bool = True
 
     @classmethod
     def from_config(cls, path: Path) -> Preprocessing:
@@ -74,14 +78,18 @@ class Preprocessing:
     def __call__(self, images: Images, device: torch.device) -> torch.Tensor:
         """uint8 (n, P, P, 3) -> float32 (n, 3, height, width) on `device`."""
         pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-        if pixels.shape[2:] != (self.height, self.width):
+        if pixels.shape[2:] == (self.height, self.width):
+            pixels = pixels.float()
+        elif not self.antialias:
+            pixels = interpolate(pixels.float(), (self.height, self.width), mode="bilinear", align_corners=False)
+        else:
             # Anti-aliasing also chooses Pillow's cubic kernel (a = -0.5), with which these models were trained, also where a
             # patch grows and nothing is averaged. A CPU resizes bytes seven times faster than floats, and like a processor.
             pixels = pixels if device.type == "cpu" and self.whole_levels else pixels.float()
             pixels = interpolate(pixels, (self.height, self.width), mode=self.mode, antialias=True).float().clamp(0, 255)
             pixels = pixels.round() if self.whole_levels else pixels
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
-        return torch.addcmul(-mean / std, pixels.float(), self.factor / std)
+        return torch.addcmul(-mean / std, pixels, self.factor / std)
 
 
 @dataclass(frozen=True)
@@ -201,26 +209,36 @@ def embed_images(
     torch.set_num_threads(threads)
     with PatchFile(images_h5) as images:
         encoder = load_encoder(model, revision, kind=kind, device=resolve_device(device), dtype=dtype)
-        with atomic(embeddings_npy) as temporary:
-            shape = (len(images), encoder.dimension)
-            features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            batches = -(-len(images) // batch_size)
-            parts = embed_batches(encoder, images, batch_size)
-            for start, part in progress(parts, "embed images", total=batches, unit="batch"):
-                if not np.isfinite(part).all():
-                    row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
-                    raise InputError(
-                        images_h5,
-                        found=f"features of image {row} (id {images.ids[row]}) that are not finite, by {model} in {dtype}",
-                        expected="finite features",
-                        remedy="use `dtype: float32` for this encoder, or another model",
-                    )
-                features[start : start + len(part)] = part
-            features.flush()
-            del features
+        write_features(encoder, images, embeddings_npy, batch_size=batch_size)
 
 
-def embed_batches(encoder: Encoder, images: PatchFile, batch_size: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+def write_features(encoder: Encoder, images: ImageSource, features_npy: str | Path, *, batch_size: int) -> None:
+    """Write the features of every image of a set, as `embed_images` does, by an encoder that is loaded.
+
+    Raises
+    ------
+    InputError : features that are not finite, or an image that cannot be read.
+    """
+    with atomic(features_npy) as temporary:
+        shape = (len(images), encoder.dimension)
+        features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        batches = -(-len(images) // batch_size)
+        parts = embed_batches(encoder, images, batch_size)
+        for start, part in progress(parts, "embed images", total=batches, unit="batch"):
+            if not np.isfinite(part).all():
+                row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
+                raise InputError(
+                    images.path,
+                    found=f"features of image {row} (id {images.ids[row]}) that are not finite, computed in {encoder.dtype}",
+                    expected="finite features",
+                    remedy="use `dtype: float32` for this encoder, or another model",
+                )
+            features[start : start + len(part)] = part
+        features.flush()
+        del features
+
+
+def embed_batches(encoder: Encoder, images: ImageSource, batch_size: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yield (first row, features) of the images, batch by batch; the next batch is read while one is computed."""
     chunks = images.chunks(batch_size)
     with ThreadPoolExecutor(1) as reader:

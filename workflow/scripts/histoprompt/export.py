@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, read_csv, write_csv
+from histoprompt.files import atomic, link, read_csv, write_csv
 from histoprompt.job import progress
 from histoprompt.patches import Images, Labels, PatchFile, write_patches
 from histoprompt.resizing import resize_images
+from histoprompt.sources import read_image
 
 _COLUMNS = ("number", "label", "cluster", "prompt", "seed", "file", "sha256")
 _CHUNK = 64
@@ -85,7 +82,7 @@ def export_dataset(
                     image = read_image(path, digest, size)
                     size = len(image)
                     images.append(image)
-                    _link(path, folders[classes[label]] / f"{number:06d}.png")
+                    link(path, folders[classes[label]] / f"{number:06d}.png")
                 ids = [f"{images_h5.stem}-{number:06d}" for number in part["number"]]
                 yield resize_images(np.stack(images), patch_size), part["label"].to_numpy(np.int64), ids
 
@@ -94,31 +91,3 @@ def export_dataset(
     write_csv(images_csv, gathered[["number", "label", "cluster", "prompt", "seed", "sha256", "file"]])
     metadata = table.assign(file_name=names, **{"class": [classes[label] for label in table["label"]]})
     write_csv(metadata_csv, metadata[["file_name", "label", "class", "cluster", "prompt", "seed"]])
-
-
-def read_image(path: Path, digest: str, size: int | None) -> Images:
-    """uint8 (R, R, 3), once the file is what its manifest says and R is `size`, where one is given."""
-    remedy = "the images were changed after they were made: delete the shard's manifest and run the same command again"
-    if not path.is_file():
-        raise InputError(path, found="no such file", expected="the image its manifest lists", remedy=remedy)
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise InputError(path, found=f"SHA-256 {found}", expected=f"SHA-256 {digest}, as its manifest says", remedy=remedy)
-    image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    if image.shape[0] != image.shape[1] or size not in (None, len(image)):
-        raise InputError(
-            path,
-            found=f"{image.shape[1]} x {image.shape[0]} pixels",
-            expected=f"{size} x {size} pixels, as the images before it" if size else "a square image",
-            remedy="give shards that were sampled at one resolution",
-        )
-    return image
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name, which takes no space; a copy where the file system has no such links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

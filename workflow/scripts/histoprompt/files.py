@@ -47,6 +47,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link(source: str | Path, target: str | Path) -> None:
+    """The same file under a second name, which takes no space; a copy where the file system has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _with_advice(path: Path, error: OSError) -> Exception:
     """A full disk and a read-only folder are the user's to mend; anything else stays as it is."""
     if error.errno in (28, 122):  # ENOSPC, EDQUOT

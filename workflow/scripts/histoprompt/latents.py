@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from histoprompt.devices import resolve_device
-from histoprompt.diffusion import decode_latents, load_vae, open_pipeline, to_pixels
+from histoprompt.diffusion import decode_latents, load_vae, open_pipeline, to_bytes, to_pixels
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_csv, write_json
 from histoprompt.job import progress
@@ -93,6 +93,7 @@ def _rows_of(subset_csv: str | Path, patches: PatchFile, patches_h5: str | Path)
 def reconstruct_patches(
     images_h5: str | Path,
     reconstructed_h5: str | Path,
+    native_h5: str | Path | None,
     report_json: str | Path,
     *,
     model: str | Path,
@@ -108,6 +109,7 @@ def reconstruct_patches(
     ----------
     images_h5 : patches.
     reconstructed_h5 : written: the decoded posterior means, averaged back to the patch size, with the same labels and ids.
+    native_h5 : written: the same at `resolution`; None where that is the patch size.
     report_json : written: `psnr_mean`, the mean of the patches' PSNR (a patch without error counts 100), `psnr_of_mean_mse`,
         the PSNR of the mean squared error over all patches, both in dB on 8-bit values, and `images`.
     model, revision, resolution, batch_size : as for `encode_latents`.
@@ -120,25 +122,75 @@ def reconstruct_patches(
     place = resolve_device(device)
     pipeline = open_pipeline(model, revision)
     pipeline.latents_at(resolution)
-    errors: list[npt.NDArray[np.float64]] = []
     with PatchFile(images_h5) as patches:
         vae = load_vae(pipeline, place)
 
-        def chunks() -> Iterator[tuple[Images, Labels, list[str]]]:
-            starts = range(0, len(patches), batch_size)
-            for start in progress(starts, "autoencoder round trip", total=len(starts), unit="batch"):
-                images = patches.read(start, start + batch_size)
-                mean, _ = _moments(vae, images, resolution, batch_size)
-                padded = torch.cat([mean, mean[-1:].expand(batch_size - len(mean), -1, -1, -1)])
-                decoded = resize_images(decode_latents(vae, padded)[: len(images)], patches.size)
-                errors.append(((decoded.astype(np.float64) - images) ** 2).mean(axis=(1, 2, 3)))
-                part = slice(start, start + len(images))
-                yield decoded, patches.labels[part], patches.ids[part]
+        def round_trip(images: Images) -> Images:
+            mean, _ = _moments(vae, images, resolution, batch_size)
+            padded = torch.cat([mean, mean[-1:].expand(batch_size - len(mean), -1, -1, -1)])
+            return decode_latents(vae, padded)[: len(images)]
 
-        write_patches(reconstructed_h5, chunks(), classes=patches.classes, size=patches.size)
-    mse = np.concatenate(errors)
+        _write_changed(patches, round_trip, native_h5, reconstructed_h5, resolution=resolution, batch_size=batch_size)
+        with PatchFile(reconstructed_h5) as reconstructed:
+            pairs = zip(patches.chunks(), reconstructed.chunks(), strict=True)
+            mse = np.concatenate([((a.astype(np.float64) - b) ** 2).mean(axis=(1, 2, 3)) for (_, a), (_, b) in pairs])
     report = {"psnr_mean": float(psnr(mse).mean()), "psnr_of_mean_mse": float(psnr(mse.mean())), "images": len(mse)}
     write_json(report_json, report)
+
+
+def resample_patches(
+    images_h5: str | Path, resampled_h5: str | Path, native_h5: str | Path, *, resolution: int, batch_size: int, threads: int
+) -> None:
+    """Bring patches to the generator's resolution as training does, and back: what resampling alone makes of real patches.
+
+    Parameters
+    ----------
+    images_h5 : patches.
+    resampled_h5 : written: the same at the patch size again, averaged over areas where they had grown.
+    native_h5 : written: the same at `resolution`.
+    resolution : pixels a side at which the generator works, other than the patch size.
+    batch_size : patches at once.
+    """
+    torch.set_num_threads(threads)
+
+    def resample(images: Images) -> Images:
+        return to_bytes(to_pixels(images, resolution, torch.device("cpu")))
+
+    with PatchFile(images_h5) as patches:
+        _write_changed(patches, resample, native_h5, resampled_h5, resolution=resolution, batch_size=batch_size)
+
+
+def _write_changed(
+    patches: PatchFile,
+    change: Callable[[Images], Images],
+    native_h5: str | Path | None,
+    images_h5: str | Path,
+    *,
+    resolution: int,
+    batch_size: int,
+) -> None:
+    """Write what `change` makes of patches, at its own resolution and, averaged back, at the patch size."""
+
+    def changed() -> Iterator[tuple[Images, Labels, list[str]]]:
+        starts = range(0, len(patches), batch_size)
+        for start in progress(starts, "round trip", total=len(starts), unit="batch"):
+            part = slice(start, start + batch_size)
+            yield change(patches.read(start, start + batch_size)), patches.labels[part], patches.ids[part]
+
+    if native_h5 is None:
+        write_patches(images_h5, changed(), classes=patches.classes, size=patches.size)
+        return
+    write_patches(native_h5, changed(), classes=patches.classes, size=resolution)
+    with PatchFile(native_h5) as native:
+        back = (
+            (
+                resize_images(images, patches.size),
+                native.labels[start : start + len(images)],
+                native.ids[start : start + len(images)],
+            )
+            for start, images in native.chunks(batch_size)
+        )
+        write_patches(images_h5, back, classes=patches.classes, size=patches.size)
 
 
 def psnr(mse: npt.ArrayLike) -> npt.NDArray[np.float64]:

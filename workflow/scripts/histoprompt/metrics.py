@@ -465,35 +465,45 @@ def _undefined(reason: str) -> Cell:
 
 
 def compute_metrics(
-    features: Mapping[str, str | Path],
-    reference: Mapping[str, str | Path],
+    features_npy: Sequence[str | Path],
+    reference_npy: Sequence[str | Path],
+    embeddings_npy: str | Path,
+    reference_embeddings_npy: str | Path,
     reference_kept_csv: str | Path,
     images_csv: str | Path,
     centroids_npy: str | Path,
     metrics_json: str | Path,
     *,
     name: str,
+    spaces: Sequence[tuple[str, str]],
     kinds: Mapping[str, str],
     missing: Mapping[str, str],
     morphology_encoder: str,
+    sizes: Mapping[str, int],
     neighbours: int,
     subsamples: int,
     seed: int,
 ) -> None:
-    """Write every metric of one image set, a key an encoder. What one encoder's features cannot give is undefined and says why.
+    """Write every metric of one image set, a key a protocol and in it a key an encoder.
+
+    What one encoder's features cannot give is undefined and says why.
 
     Parameters
     ----------
-    features : encoder -> features of the images, float32 (N, d).
-    reference : encoder -> features of the whole held-out split, float32 (M, d).
+    features_npy : features of the images, float32 (N, d), one file for each of `spaces`.
+    reference_npy : features of the whole held-out split, float32 (M, d), likewise.
+    embeddings_npy, reference_embeddings_npy : both at the patch size, in the space of `morphology_encoder`.
     reference_kept_csv : the split's outlier table; rows that are not `kept` are left out.
     images_csv : `number,label,cluster` of the images.
     centroids_npy : (clusters, d) in the space of `morphology_encoder`.
-    metrics_json : output.
+    metrics_json : output. Where a protocol's features are those of another one, its metrics are that one's, which is named as
+        `same_as`.
     name : of the image set.
+    spaces : the protocol and the encoder of each pair of files.
     kinds : encoder -> what it is, as `embedding.load_encoder`'s `kind`; also of those that are missing.
     missing : encoders of the evaluation that could not be used -> why.
     morphology_encoder : the encoder that made the clusters; prompt fidelity is measured in its space.
+    sizes : pixels a side of a `patch` and of what the `generator` makes.
     neighbours : k of precision, recall, density and coverage.
     subsamples : half-samples behind every interval.
     seed : of the half-samples.
@@ -512,51 +522,69 @@ def compute_metrics(
             expected="a held-out split with patches that pass the outlier filter",
             remedy="look at the reasons in this table; relax the config key `outliers` if good tissue was dropped",
         )
-    unusable = dict(missing)
-    usable: dict[str, tuple[Features, Features]] = {}
-    for encoder, path in features.items():
-        images, held_out = _read_features(path), _read_features(reference[encoder])
+
+    def load(path: str | Path, reference_path: str | Path) -> tuple[Features, Features, str | None]:
+        """Features of the images and of the kept reference, and what makes them unusable."""
+        images, held_out = _read_features(path), _read_features(reference_path)
         _check_rows(path, len(images), images_csv, len(table))
-        _check_rows(reference[encoder], len(held_out), reference_kept_csv, len(reference_table))
+        _check_rows(reference_path, len(held_out), reference_kept_csv, len(reference_table))
         held_out = held_out[kept]
         if images.shape[1] != held_out.shape[1]:
-            unusable[encoder] = f"features of width {images.shape[1]}, those of the reference of width {held_out.shape[1]}"
-        elif broken := _not_finite(images):
-            unusable[encoder] = f"features of the images: {broken}"
-        elif broken := _not_finite(held_out):
-            unusable[encoder] = f"features of the reference: {broken}"
-        else:
-            usable[encoder] = images, held_out
+            return images, held_out, f"features of width {images.shape[1]}, those of the reference of width {held_out.shape[1]}"
+        for what, features in (("images", images), ("reference", held_out)):
+            if broken := _not_finite(features):
+                return images, held_out, f"features of the {what}: {broken}"
+        return images, held_out, None
+
+    embeddings, held_out, fault = load(embeddings_npy, reference_embeddings_npy)
     clusters: tuple[Rows, Rows] | None = None
-    if morphology_encoder in usable:
-        images, held_out = usable[morphology_encoder]
-        centroids = load_features(centroids_npy)
-        _check_width(features[morphology_encoder], images, f"the clusters {centroids_npy}", centroids)
-        named = table["cluster"].to_numpy(np.int64)
-        fidelity = prompt_fidelity(images, centroids, named, table["label"].to_numpy(np.int64))
-        clusters = named, nearest_centroid(held_out, centroids)
+    if fault:
+        fidelity = _undefined(fault)
     else:
-        without = f"the clusters' encoder {morphology_encoder} is not among the evaluation's encoders"
-        fidelity = _undefined(unusable.get(morphology_encoder, without))
-    encoders = {}
-    for encoder, kind in kinds.items():
-        if encoder in usable:
-            compared = compare_features(
-                *usable[encoder], k=neighbours, subsamples=subsamples, seed=seed, clip=kind == "clip", clusters=clusters
-            )
+        centroids = load_features(centroids_npy)
+        _check_width(embeddings_npy, embeddings, f"the clusters {centroids_npy}", centroids)
+        named = table["cluster"].to_numpy(np.int64)
+        fidelity = prompt_fidelity(embeddings, centroids, named, table["label"].to_numpy(np.int64))
+        clusters = named, nearest_centroid(held_out, centroids)
+
+    def undefined(encoder: str, reason: str) -> dict[str, Any]:
+        names = ("fd", "kd", *(("cmmd",) if kinds[encoder] == "clip" else ()), *PRDC)
+        sizes = {"dimension": None, "k": neighbours, "n": len(table), "reference": int(kept.size)}
+        return {"kind": kinds[encoder], **sizes, **{metric: _undefined(reason) for metric in names}}
+
+    protocols: dict[str, dict[str, Any]] = {}
+    compared: dict[str, list[tuple[str, Features, Features]]] = {}
+    for (protocol, encoder), path, reference_path in zip(spaces, features_npy, reference_npy, strict=True):
+        images, others, fault = load(path, reference_path)
+        known = compared.setdefault(encoder, [])
+        same = next((of for of, *both in known if all(map(np.array_equal, both, (images, others)))), None)
+        if fault:
+            found = undefined(encoder, fault)
+        elif same is not None:
+            found = {"same_as": same, **protocols[same][encoder]}
         else:
-            names = ("fd", "kd", *(("cmmd",) if kind == "clip" else ()), *PRDC)
-            compared = {"dimension": None, "k": neighbours, "n": len(table), "reference": int(kept.size)}
-            compared |= {metric: _undefined(unusable[encoder]) for metric in names}
-        encoders[encoder] = {"kind": kind, **compared}
+            known.append((protocol, images, others))
+            values = compare_features(
+                images,
+                others,
+                k=neighbours,
+                subsamples=subsamples,
+                seed=seed,
+                clip=kinds[encoder] == "clip",
+                clusters=clusters,
+            )
+            found = {"kind": kinds[encoder], **values}
+        protocols.setdefault(protocol, {})[encoder] = found
+    for of_protocol in protocols.values():
+        of_protocol |= {encoder: undefined(encoder, reason) for encoder, reason in missing.items()}
     write_json(
         metrics_json,
         {
             "name": name,
             "images": len(table),
             "reference": int(kept.size),
-            "protocol": "matched",
-            "encoders": encoders,
+            "sizes": dict(sizes),
+            "protocols": protocols,
             "morphology_encoder": morphology_encoder,
             "prompt_fidelity": fidelity,
             "seed": seed,

@@ -17,7 +17,7 @@ from histoprompt.intervals import mean_interval
 Cell = Mapping[str, Any]
 Row = dict[str, Cell]
 
-FLOORS = ("real", "vae")
+FLOORS = ("real", "resampled", "vae")
 BASELINE = "label"  # the paper's baseline: arms are compared with it, seed by seed
 _METRICS = {
     "fd": "FD", "kd": "KD", "cmmd": "CMMD", "precision": "precision", "recall": "recall", "density": "density",
@@ -41,7 +41,7 @@ def summarise_study(
     study: str,
     titles: Mapping[str, str],
 ) -> None:
-    """Write one row an image set: `real` and `vae` first, then the arms in the order of their files.
+    """Write one row an image set: `real` and its round trips first, then the arms in the order of their files.
 
     Parameters
     ----------
@@ -65,14 +65,26 @@ def summarise_study(
 
 
 def row_of(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
-    """Column -> cell of one image set. Columns of one encoder stand together."""
-    name = report["name"]
+    """Column -> cell of one image set. Columns of one encoder stand together, and of it those of one protocol."""
     row: Row = {}
-    for encoder, values in report["encoders"].items():
-        words = _METRICS | (_OF_INCEPTION if values.get("kind") == "inception" else {})
-        row |= {f"{word}-{encoder}": values[metric] for metric, word in words.items() if metric in values}
+    for encoder, protocol in _spaces(report):
+        cells = _cells_of_space(report["protocols"][protocol][encoder])
+        row |= {column_of(word, encoder, protocol): cell for word, cell in cells.items()}
     row[_FIDELITY] = report["prompt_fidelity"]
-    return row | {column: tests[mix]["auc"] for column, mix in _mixes(name).items() if mix in tests}
+    return row | {column: tests[mix]["auc"] for column, mix in _mixes(report["name"]).items() if mix in tests}
+
+
+def row_of_protocol(report: Mapping[str, Any], protocol: str) -> Row:
+    """`{metric}-{encoder}` -> cell of one image set under one protocol, and its prompt fidelity."""
+    row: Row = {}
+    for encoder, values in report["protocols"][protocol].items():
+        row |= {f"{word}-{encoder}": cell for word, cell in _cells_of_space(values).items()}
+    return row | {_FIDELITY: report["prompt_fidelity"]}
+
+
+def _cells_of_space(values: Mapping[str, Any]) -> Row:
+    words = _METRICS | (_OF_INCEPTION if values.get("kind") == "inception" else {})
+    return {word: values[metric] for metric, word in words.items() if metric in values}
 
 
 def _mixes(name: str) -> dict[str, str]:
@@ -87,6 +99,37 @@ def _over_seeds(name: str, tests: Mapping[str, Mapping[str, Any]]) -> Row:
         for column, test in found.items()
         if len(test["seeds"]) > 1
     }
+
+
+def _spaces(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every encoder with every protocol, an encoder's together."""
+    protocols = report["protocols"]
+    encoders = dict.fromkeys(encoder for of_protocol in protocols.values() for encoder in of_protocol)
+    return [(encoder, protocol) for encoder in encoders for protocol in protocols if encoder in protocols[protocol]]
+
+
+def _distinct(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """Encoder -> protocol -> protocols under which all reports have the same features, so that one table shows them all."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for encoder, protocol in _spaces(reports[0]):
+        same = {report["protocols"][protocol][encoder].get("same_as") for report in reports}
+        of_encoder = found.setdefault(encoder, {})
+        if len(same) == 1 and None not in same:
+            of_encoder[same.pop()].append(protocol)
+        else:
+            of_encoder[protocol] = []
+    return found
+
+
+def _named(protocol: str, twins: Sequence[str]) -> str:
+    if not twins:
+        return f"`{protocol}`"
+    return " and ".join(f"`{name}`" for name in (protocol, *twins)) + ": the encoder sees the same pixels"
+
+
+def column_of(word: str, encoder: str, protocol: str) -> str:
+    """The summary's name of a metric in one space."""
+    return f"{word}-{encoder} {protocol}"
 
 
 def copies_of(report: Mapping[str, Any] | None) -> Row:
@@ -119,14 +162,16 @@ def _study_page(
     columns: Sequence[str],
 ) -> str:
     any_report = next(iter(reports.values()))
-    encoders = list(any_report["encoders"])
     lines = [f"# Study {study}", ""]
-    for encoder in encoders:
-        possible = [f"{word}-{encoder}" for word in (*_METRICS.values(), *_OF_INCEPTION.values())]
-        of_encoder = [column for column in columns if column in possible]
-        short = [column if column.startswith(_LOWER_IS_BETTER) else column.removesuffix(f"-{encoder}") for column in of_encoder]
+    for encoder, protocols in _distinct(list(reports.values())).items():
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
-        lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_encoder)), ""]
+        for protocol, twins in protocols.items():
+            possible = [column_of(word, encoder, protocol) for word in (*_METRICS.values(), *_OF_INCEPTION.values())]
+            of_space = [column for column in columns if column in possible]
+            words = [column.removesuffix(f" {protocol}") for column in of_space]
+            short = [word if word.startswith(_LOWER_IS_BETTER) else word.removesuffix(f"-{encoder}") for word in words]
+            lines += [f"### Protocol {_named(protocol, twins)}", ""]
+            lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_space)), ""]
     others = [
         column for column in columns if column in (_FIDELITY, _AUTHENTIC, _NEAR) or column.startswith((_ALONE, _WITH_REAL))
     ]
@@ -195,23 +240,43 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[s
 
 
 def _names_of_distances(report: Mapping[str, Any]) -> str:
-    kinds = {values.get("kind") for values in report["encoders"].values()}
+    kinds = {values.get("kind") for encoders in report["protocols"].values() for values in encoders.values()}
     names = "FID and KID are those of clean-fid's Inception." if "inception" in kinds else "They are no FID and no KID."
     return names + (" CMMD is that of CLIP's image embeddings, as its authors compute it." if "clip" in kinds else "")
+
+
+def _protocol(name: str, patch: int, generator: int) -> str:
+    """What a protocol does, at the sizes of this study."""
+    if name == "matched":
+        return (
+            f"real and synthetic images are averaged over areas to {min(patch, generator)} px, the smaller of patch and "
+            "generator, and anti-aliased to the encoder's input. Its distances compare images alone."
+        )
+    return (
+        f"real patches at {patch} px and synthetic images at the generator's {generator} px are each resized to the encoder's "
+        "input without anti-aliasing, as the paper's were. Its distances also hold what resizing makes of each side."
+    )
 
 
 def _legend(
     report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]], copies: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    k = sorted({values["k"] for values in report["encoders"].values()})
+    k = sorted({values["k"] for encoders in report["protocols"].values() for values in encoders.values()})
+    patch, generator = report["sizes"]["patch"], report["sizes"]["generator"]
+    resampled = (
+        f"`resampled` is the same patches resized to the generator's {generator} px, as for training, and back: what it has "
+        "more than `real` is made by resampling alone. "
+        if patch != generator
+        else ""
+    )
     lines = [
-        f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter; images at the patch "
-        f"size (protocol `{report['protocol']}`). FD-x is the Fréchet distance in the features of encoder x, KD-x the kernel "
-        "distance (unbiased, zero on average for two samples of one distribution); lower is better. "
-        f"{_names_of_distances(report)} Of all others, higher is better, up to the row `real`.",
+        f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter. FD-x is the Fréchet "
+        "distance in the features of encoder x, KD-x the kernel distance (unbiased, zero on average for two samples of one "
+        f"distribution); lower is better. {_names_of_distances(report)} Of all others, higher is better, up to the row `real`.",
+        *(f"- **Protocol `{protocol}`**: {_protocol(protocol, patch, generator)}" for protocol in report["protocols"]),
         "- **Rows**: `real` is real training patches, as many and with the same labels as an arm's images: the floor of every "
-        "number. `vae` is the same patches through the generator's autoencoder: the best any arm can reach. The others are "
-        "arms.",
+        f"number. {resampled}`vae` is the same patches through the generator's autoencoder: the best any arm can reach. The "
+        "others are arms.",
         f"- **Precision, recall, density, coverage** with k = {', '.join(map(str, k))} neighbours. **Prompt fidelity**: share "
         "of images nearest to the cluster drawn for them; at chance level where the prompt does not name it.",
         f"- **Intervals** [low, high]: {report['interval']} ({report['subsamples']} half-samples, seed {report['seed']}). They "
@@ -224,8 +289,8 @@ def _legend(
         trained = ", ".join(f"{mix} {report['train']['images']}" for mix, report in tests.items())
         lines.append(
             f"- **AUC** on all {test['test']['images']} real test patches ({test['auc']['interval']}{over_seeds}) of a {model} "
-            f"trained for {steps} steps whatever the mix: on the row's images alone, and on them and real ones in equal "
-            f"shares. Training images: {trained}. What its probabilities are worth: `calibration.csv`."
+            f"trained for {steps} steps at {test['size']} px whatever the mix: on the row's images alone, and on them and real "
+            f"ones in equal shares. Training images: {trained}. What its probabilities are worth: `calibration.csv`."
         )
     if copies:
         any_copies = next(iter(copies.values()))
@@ -233,8 +298,8 @@ def _legend(
             f"- **Copies** of the {any_copies['train']} training images, in the space of `{any_copies['encoder']}`. "
             "Authentic: share of images farther from their nearest training image than that is from its own nearest one "
             f"(held-out patches: {any_copies['authentic_held_out']['value']:.3f}). Near copies: share nearer to a training "
-            "image than all but 1 % of the held-out patches are; 0.010 where nothing is repeated. The rows `real` and `vae` "
-            "are copies: they show what would be found. The closest pairs: `copies/*.png`."
+            "image than all but 1 % of the held-out patches are; 0.010 where nothing is repeated. The row `real` and "
+            "its round trips are copies: they show what would be found. The closest pairs: `copies/*.png`."
         )
     return [textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
 
@@ -284,12 +349,13 @@ def summarise_replicates(
         ),
     )
     with atomic(replicates_md) as temporary:
-        temporary.write_text(_replicates_page(cells, next(iter(reports.values())), arms, seeds))
+        temporary.write_text(_replicates_page(cells, list(reports.values()), arms, seeds))
 
 
 def _replicates_page(
-    cells: Mapping[tuple[str, int], Row], report: Mapping[str, Any], arms: Sequence[str], seeds: Sequence[int]
+    cells: Mapping[tuple[str, int], Row], reports: Sequence[Mapping[str, Any]], arms: Sequence[str], seeds: Sequence[int]
 ) -> str:
+    report = reports[0]
     circular = report["morphology_encoder"]
     lines = [
         f"# {len(seeds)} replicates",
@@ -297,6 +363,10 @@ def _replicates_page(
         f"Each column is one seed of fine-tuning and of sampling noise; {report['images']} images an arm against "
         f"{report['reference']} held-out real patches.",
         f"The space of `{circular}` made the clusters: read it as circular for arms prompted with them.",
+        *(
+            f"Protocol `{protocol}`: {_protocol(protocol, report['sizes']['patch'], report['sizes']['generator'])}"
+            for protocol in report["protocols"]
+        ),
     ]
     if BASELINE in arms:
         lines.append(
@@ -304,7 +374,17 @@ def _replicates_page(
             "and in how many seeds the arm lies below and above it."
         )
     lines.append("")
+    twins = {
+        column_of(word, encoder, twin): column_of(word, encoder, protocol)
+        for encoder, protocols in _distinct(reports).items()
+        for protocol, names in protocols.items()
+        for twin in names
+        for word in _METRICS.values()
+    }
     for metric in dict.fromkeys(metric for row in cells.values() for metric in row):
+        if metric in twins:
+            lines += [f"## {metric}", "", f"As {twins[metric]}: the encoder sees the same pixels.", ""]
+            continue
         values = {arm: _values(cells, arm, seeds, metric) for arm in arms}
         digits = _digits(metric)
         body = [

@@ -18,11 +18,11 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from histoprompt.errors import InputError
-from histoprompt.export import read_image
 from histoprompt.files import atomic, read_csv, write_json
 from histoprompt.metrics import load_features
 from histoprompt.patches import Images, Labels, PatchFile
 from histoprompt.reader_study.shares import check_shares
+from histoprompt.sources import read_image
 from histoprompt.subset import keyed_generator
 
 PAGE = Path(__file__).with_name("page")
