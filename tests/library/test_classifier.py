@@ -309,6 +309,7 @@ class Curve:
             predictions,
             report,
             curve=curve,
+            size=96,
             real=real,
             finetuned=["arm"],
             settings=SETTINGS | {"steps": 3},
@@ -335,7 +336,7 @@ def test_the_ends_of_a_learning_curve_are_ordinary_classifiers(image_set: ImageS
     _, points = curve.run("arm")
     few = SETTINGS | {"steps": 3}
     report = tmp_path / "alone.json"
-    train_classifier([curve.arm], curve.test, report, mix="arm", settings=few, seeds=[1], device="cpu", threads=1)
+    train_classifier([curve.arm], curve.test, report, mix="arm", size=96, settings=few, seeds=[1], device="cpu", threads=1)
     alone = json.loads(report.read_text())
     assert score(points[:1], np.arange(30) % 2, [1])["brier"] == alone["brier"]
     before = (tmp_path / "arm1.npy").read_bytes()

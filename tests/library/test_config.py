@@ -122,7 +122,7 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("morphology.encoder", "dinno", ["`morphology.encoder`", "'dinno'", "dino, resnet"]),
         ("evaluation.encoders", ["dino", "inception"], ["`evaluation.encoders`", "'inception'", "dino, resnet"]),
         ("evaluation.protocols", ["matched", "legacy"], ["`evaluation.protocols.1`", "'legacy'", "one of matched, paper"]),
-        ("evaluation.protocols", [], ["`evaluation.protocols`", "a list of matched, paper (not empty)"]),
+        ("evaluation.protocols", [], ["`evaluation.protocols`", "a list of matched, paper (not empty, none twice)"]),
         ("evaluation.neighbours", 1000, ["`generator.sampling.images`", "`evaluation.neighbours + 1`"]),
         ("evaluation.map.encoder", "inception", ["`evaluation.map.encoder`", "'inception'", "dino, resnet"]),
         ("evaluation.map.images", 10, ["`evaluation.map.images`", "at least 12", "`evaluation.map.regions`"]),
