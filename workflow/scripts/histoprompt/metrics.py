@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import LinAlgError, eigvalsh
 
 from histoprompt.errors import InputError
 from histoprompt.files import read_csv, write_json
@@ -23,6 +24,7 @@ INTERVAL = (
 )
 _CMMD_WIDTH, _CMMD_SCALE = 10.0, 1000.0
 _BLOCK_BYTES = 64 * 2**20  # of one block of distances; memory does not grow with N squared
+_SAMPLED = 8  # one of so many columns gives the bound for the smallest of all
 _TILE = 4096  # rows turned into float64 at once
 _SPARE_NEIGHBOURS = 48  # listed beyond 4 k: a half-sample misses its k-th neighbour in the list about once in 10^12
 
@@ -45,18 +47,21 @@ def moments(features: npt.ArrayLike, rows: Rows | None = None) -> tuple[Floats, 
 def frechet_distance(mean1: Floats, cov1: Floats, mean2: Floats, cov2: Floats) -> float:
     """Squared Fréchet distance of two Gaussians: |m1 - m2|² + tr C1 + tr C2 - 2 tr (C1 C2)^½.
 
-    The last trace is the sum of the square roots of the eigenvalues of C1^½ C2 C1^½, which is symmetric: no matrix square root
-    of a non-symmetric product, no imaginary parts. (Dowson & Landau 1982; Heusel et al. 2017.)
+    The last trace is the sum of the square roots of the eigenvalues of C1 C2, which LAPACK finds from a symmetric matrix: no
+    matrix square root of a non-symmetric product, no imaginary parts. (Dowson & Landau 1982; Heusel et al. 2017.)
 
     Parameters
     ----------
     mean1, mean2 : (d,).
     cov1, cov2 : (d, d), symmetric and positive semi-definite.
     """
-    values, vectors = np.linalg.eigh(cov1)
-    root = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
-    inner = root @ cov2 @ root.T
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh((inner + inner.T) / 2), 0, None)).sum()
+    try:
+        products = eigvalsh(cov1, cov2, type=2, driver="gv")
+    except LinAlgError:  # a singular covariance, as of constant images, has no Cholesky factor but a root
+        values, vectors = np.linalg.eigh(cov2)
+        root = vectors * np.sqrt(np.clip(values, 0, None))
+        products = np.linalg.eigvalsh(root.T @ cov1 @ root)
+    cross = np.sqrt(np.clip(products, 0, None)).sum()
     gap = np.asarray(mean1) - np.asarray(mean2)
     return max(float(gap @ gap + np.trace(cov1) + np.trace(cov2) - 2 * cross), 0.0)
 
@@ -172,12 +177,12 @@ def _kernel_sums(
     The kernel turns a block of products into its values, in place.
     """
     sums = np.zeros(a_members.shape[1])
-    for start, rows, block in _product_blocks(a, b, np.zeros(a.shape[1])):
+    for start, block in _product_blocks(a, b, _float64, _float64):
         kernel(block)
+        rows = np.arange(len(block))
         if not own:
-            diagonal = np.arange(len(rows))
-            block[diagonal, start + diagonal] = 0
-        sums += np.einsum("is,is->s", a_members[start : start + len(rows)], block @ b_members)
+            block[rows, start + rows] = 0
+        sums += np.einsum("is,is->s", a_members[start + rows], block @ b_members)
     return sums
 
 
@@ -216,29 +221,32 @@ def prdc_of_samples(
     real_radii = neighbour_radii(real, k, [rows for rows, _ in all_samples])
     fake_radii = neighbour_radii(fake, k, [rows for _, rows in all_samples])
     inside = np.zeros((len(all_samples), len(fake)), bool)
-    pairs, recalled, covered = (np.zeros(len(all_samples), np.int64) for _ in range(3))
-    covered_points = np.zeros(len(real), bool)
+    covered, recalled = (np.zeros((len(all_samples), len(real)), bool) for _ in range(2))
+    pairs = np.zeros(len(all_samples), np.int64)
     for start, distances in distance_blocks(real, fake):
-        block = slice(start, start + len(distances))
-        for s, (_, columns) in enumerate(all_samples):
-            rows = np.flatnonzero(real_radii[s, block] >= 0)
-            these = distances if s == 0 else distances[np.ix_(rows, columns)]
-            near = these < real_radii[s, block][rows, None]
+        # Few pairs are nearer than the radius of either point in any sample, and only these count.
+        near_some = distances < real_radii[:, start : start + len(distances)].max(axis=0)[:, None]
+        near_some |= distances < fake_radii.max(axis=0)
+        places = np.flatnonzero(near_some)
+        rows, columns = np.divmod(places, len(fake))
+        squared = distances.ravel()[places]
+        rows += start
+        for s in range(len(all_samples)):
+            real_radius, fake_radius = real_radii[s, rows], fake_radii[s, columns]
+            chosen = (real_radius >= 0) & (fake_radius >= 0)
+            near = chosen & (squared < real_radius)
             pairs[s] += np.count_nonzero(near)
-            inside[s, columns] |= near.any(axis=0)
-            found = near.any(axis=1)
-            covered[s] += np.count_nonzero(found)
-            if s == 0:
-                covered_points[block] = found
-            recalled[s] += np.count_nonzero((these < fake_radii[s, columns]).any(axis=1))
+            inside[s, columns[near]] = True
+            covered[s, rows[near]] = True
+            recalled[s, rows[chosen & (squared < fake_radius)]] = True
     n_real, n_fake = (np.array([len(pair[side]) for pair in all_samples]) for side in (0, 1))
     values = {
         "precision": inside.sum(axis=1) / n_fake,
-        "recall": recalled / n_real,
+        "recall": recalled.sum(axis=1) / n_real,
         "density": pairs / (k * n_fake),
-        "coverage": covered / n_real,
+        "coverage": covered.sum(axis=1) / n_real,
     }
-    return values, covered_points
+    return values, covered[0]
 
 
 def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> Floats:
@@ -257,15 +265,11 @@ def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> F
     points = np.asarray(points)
     members = _members(len(points), samples)
     radii = np.full(members.shape, -1.0)
-    listed = min(len(points) - 1, 4 * k + _SPARE_NEIGHBOURS)
+    listed = min(len(points) - 1, k if all(len(rows) == len(points) for rows in samples) else 4 * k + _SPARE_NEIGHBOURS)
     for start, distances in distance_blocks(points, points):
         rows = np.arange(len(distances))
         distances[rows, start + rows] = np.inf
-        nearest = np.argpartition(distances, listed - 1, axis=1)[:, :listed]
-        listed_distances = np.take_along_axis(distances, nearest, axis=1)
-        order = np.argsort(listed_distances, axis=1)
-        nearest = np.take_along_axis(nearest, order, axis=1)
-        listed_distances = np.take_along_axis(listed_distances, order, axis=1)
+        nearest, listed_distances = _smallest(distances, listed)
         for s, sample in enumerate(samples):
             kth = np.cumsum(members[s][nearest], axis=1, dtype=np.int32) >= k
             found = listed_distances[rows, kth.argmax(axis=1)]
@@ -275,30 +279,72 @@ def neighbour_radii(points: npt.ArrayLike, k: int, samples: Sequence[Rows]) -> F
     return radii
 
 
-def _product_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any], centre: npt.NDArray[Any]) -> Iterator[tuple[int, Floats, Floats]]:
-    """(first row, rows of `a` less the centre, their products with all of `b` less the centre) in float64."""
-    height = max(_BLOCK_BYTES // (8 * len(b)), 1)
+def _smallest(values: Floats, count: int) -> tuple[Rows, Floats]:
+    """Columns and values of the `count` smallest of each row, ascending."""
+    if values.shape[1] <= _SAMPLED * count:
+        columns = np.argpartition(values, count - 1, axis=1)[:, :count]
+        found = np.take_along_axis(values, columns, axis=1)
+    else:
+        # The count-th smallest of some columns is a bound for that of all, and lets few values through.
+        bounds = np.partition(values[:, ::_SAMPLED], count - 1, axis=1)[:, count - 1]
+        places = np.flatnonzero(values <= bounds[:, None])
+        rows, among = np.divmod(places, values.shape[1])
+        passed = np.bincount(rows, minlength=len(values))
+        slots = np.arange(len(rows)) - np.repeat(np.cumsum(passed) - passed, passed)
+        columns, found = np.zeros((len(values), passed.max()), np.int64), np.full((len(values), passed.max()), np.inf)
+        columns[rows, slots], found[rows, slots] = among, values.ravel()[places]
+    order = np.argsort(found, axis=1)[:, :count]
+    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def _float64(points: npt.NDArray[Any]) -> Floats:
+    return points.astype(np.float64)
+
+
+def _product_blocks(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any],
+    left: Callable[[npt.NDArray[Any]], Floats],
+    right: Callable[[npt.NDArray[Any]], Floats],
+) -> Iterator[tuple[int, Floats]]:
+    """(first row, products of some rows of `left(a)` with all of `right(b)`), made chunk by chunk.
+
+    A block is overwritten by the next.
+    """
+    height = min(max(_BLOCK_BYTES // (8 * len(b)), 1), len(a))
+    space = np.empty((height, len(b)))  # one for all blocks: new memory costs a third of the products
     for start in range(0, len(a), height):
-        rows = a[start : start + height].astype(np.float64) - centre
-        block = np.empty((len(rows), len(b)))
+        rows = left(a[start : start + height])
+        block = space[: len(rows)]
         for i in range(0, len(b), _TILE):
-            np.matmul(rows, (b[i : i + _TILE].astype(np.float64) - centre).T, out=block[:, i : i + _TILE])
-        yield start, rows, block
+            np.matmul(rows, right(b[i : i + _TILE]).T, out=block[:, i : i + _TILE])
+        yield start, block
 
 
 def distance_blocks(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Iterator[tuple[int, Floats]]:
     """(first row, squared Euclidean distances (rows, len(b)) in float64) over the rows of `a`."""
     centre = b.mean(axis=0, dtype=np.float64)  # distances do not change, but less is lost where squares are subtracted
-    tiles = (b[i : i + _TILE].astype(np.float64) - centre for i in range(0, len(b), _TILE))
-    lengths = np.concatenate([np.einsum("ij,ij->i", tile, tile) for tile in tiles])
-    for start, rows, block in _product_blocks(a, b, centre):
-        row_lengths = np.einsum("ij,ij->i", rows, rows)
-        block *= -2
-        block += row_lengths[:, None]
-        block += lengths
+    longest = sum(max(_centred(x[i : i + _TILE], centre)[1].max() for i in range(0, len(x), _TILE)) for x in (a, b))
+
+    def left(chunk: npt.NDArray[Any]) -> Floats:
+        points, lengths = _centred(chunk, centre)
+        return np.column_stack([-2 * points, lengths, np.ones(len(points))])
+
+    def right(chunk: npt.NDArray[Any]) -> Floats:
+        points, lengths = _centred(chunk, centre)
+        return np.column_stack([points, np.ones(len(points)), lengths])
+
+    for start, block in _product_blocks(a, b, left, right):
         # float32 features that differ by less than 1e-7 of their length are the same point; rounding must not tell them apart.
-        block[block < 1e-14 * (row_lengths.max() + lengths.max())] = 0
+        if block.min() < 1e-14 * longest:
+            block[block < 1e-14 * longest] = 0
         yield start, block
+
+
+def _centred(points: npt.NDArray[Any], centre: Floats) -> tuple[Floats, Floats]:
+    """Points less the centre, and their squared lengths."""
+    points = points.astype(np.float64) - centre
+    return points, np.einsum("ij,ij->i", points, points)
 
 
 def nearest_centroid(features: npt.ArrayLike, centroids: npt.ArrayLike) -> Rows:
