@@ -17,6 +17,7 @@ from histoprompt.config import (
     arm_settings,
     arm_titles,
     check_config,
+    missing_encoders,
     mixes_with,
     morphology_of,
     varied_setting,
@@ -220,6 +221,33 @@ def test_folders_that_are_no_models(config, models):
     (models / "diffusion/unet").rmdir()
     assert "no unet in it" in message(config)
     (models / "diffusion/unet").mkdir()
+
+
+def test_encoders_of_every_kind(config, models):
+    pinned = {"model": "hf-hub:owner/name", "revision": "a" * 40, "batch_size": 8, "dtype": "bfloat16"}
+    weights = {"kind": "inception", "model": str(models / "w.pt"), "revision": None, "batch_size": 8, "dtype": "float32"}
+    config["encoders"] |= {"uni": {"kind": "timm", **pinned}, "fid": weights}
+    check_config(config, schema=SCHEMA, study_file="")
+    assert missing_encoders(config) == {}  # nobody asks for it
+    config["evaluation"]["encoders"] = ["dino", "fid"]
+    check_config(config, schema=SCHEMA, study_file="")
+    (reason,) = missing_encoders(config).values()
+    assert all(part in reason for part in (str(models / "w.pt"), "inception-2015-12-05.pt", "95.6 MB", "f58cb9b6ec32"))
+    config["morphology"]["encoder"] = "fid"
+    assert all(part in message(config) for part in (str(models / "w.pt"), "no file", "`encoders.fid.model`", "f58cb9b6ec32"))
+    (models / "w.pt").write_text("")
+    assert missing_encoders(config) == {}
+    check_config(config, schema=SCHEMA, study_file="")
+    change(config, "encoders.fid.dtype", "bfloat16")
+    assert all(part in message(config) for part in ("`encoders.fid.dtype`", "bfloat16", "in which FID is defined"))
+    change(config, "encoders.fid.dtype", "float32")
+    change(config, "encoders.fid.model", str(models))
+    assert "a folder" in message(config)
+    change(config, "encoders.fid.model", str(models / "w.pt"))
+    change(config, "encoders.uni.kind", "transformers")
+    assert "`encoders.uni.model`" in message(config)
+    change(config, "encoders.uni.kind", "own")
+    assert "one of transformers, clip, timm, inception" in message(config)
 
 
 @pytest.mark.parametrize("name", ["vae/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"])

@@ -95,6 +95,25 @@ def test_floors_come_first_then_arms_in_their_order(page: tuple[list[dict[str, s
     assert [row["name"] for row in rows] == ["real", "resampled", "vae", "label", "morphology"]
 
 
+def test_only_inception_gives_a_fid_and_only_clip_a_cmmd(tmp_path: Path) -> None:
+    files = [metrics_file(tmp_path, name, 0.5) for name in ("real", "label")]
+    for file in files:
+        report = json.loads(file.read_text())
+        distances = {metric: cell(None, "no weights") for metric in ("fd", "kd")}
+        report["encoders"]["inception"] = report["encoders"]["dino"] | {"kind": "inception"} | distances
+        report["encoders"]["clip"] = report["encoders"]["dino"] | {"kind": "clip", "cmmd": cell(0.25)}
+        file.write_text(json.dumps(report))
+    summarise_study(files, [], [], tmp_path / "s.csv", tmp_path / "s.md", study="demo", titles={})
+    columns = pd.read_csv(tmp_path / "s.csv").columns
+    assert {"FID-inception", "KID-inception", "FD-clip", "CMMD-clip"} <= set(columns)
+    assert not {"FD-inception", "KD-inception", "FID-clip", "CMMD-inception", "CMMD-dino"} & set(columns)
+    text = (tmp_path / "s.md").read_text()
+    words = " ".join(text.split())
+    assert "- real, label; FID-inception, KID-inception: no weights" in words
+    assert "| FID | KID | precision |" in words and "| KD-clip | CMMD | precision |" in words
+    assert "FID and KID are those of clean-fid's Inception. CMMD is that of CLIP" in words and "no FID" not in words
+
+
 def test_an_arm_with_a_title_is_called_by_it(page: tuple[list[dict[str, str]], str]) -> None:
     rows, text = page
     assert text.count("| label: the baseline ") == 4 and "| morphology " in text

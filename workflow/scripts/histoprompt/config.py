@@ -517,20 +517,19 @@ class _Checker:
             )
 
     def check_inception(self, name: str, encoder: Mapping[str, Any]) -> None:
-        """Only the evaluation can do without its weights, and only exact features are those of FID."""
-        for key, value, expected in (("revision", encoder["revision"], None), ("dtype", encoder["dtype"], "float32")):
-            if value != expected:
-                self.refuse(
-                    f"encoders.{name}.{key}",
-                    found=_short(value),
-                    expected="null, since the model is a file" if key == "revision" else "float32, in which FID is defined",
-                    remedy=f"set it to {'null' if key == 'revision' else expected}",
-                )
+        """Only the evaluation can do without its weights, and only float32 gives the features of FID."""
+        key = f"encoders.{name}"
+        if encoder["revision"] is not None:
+            found = _short(encoder["revision"])
+            self.refuse(f"{key}.revision", found=found, expected="null, since the model is a file", remedy="set it to null")
+        if encoder["dtype"] != "float32":
+            found = encoder["dtype"]
+            self.refuse(f"{key}.dtype", found=found, expected="float32, in which FID is defined", remedy="set it to float32")
         path = Path(encoder["model"])
         clustering = {self.config["morphology"]["encoder"], *(arm.get("encoder") for arm in self.config["arms"].values())}
         if path.is_dir() or (name in clustering and not path.is_file()):
             found = "a folder" if path.is_dir() else "no file of this name"
-            raise no_inception(path, f"{found} (config key `encoders.{name}.model` of {self.study_file})")
+            raise no_inception(path, f"{found} (config key `{key}.model` of {self.study_file})")
 
     def check_model(self, key: str, entry: Mapping[str, Any], index: str, kind: str) -> Path | None:
         """The model's folder, if it is one and holds what it should."""

@@ -169,7 +169,7 @@ def _study_page(
             possible = [column_of(word, encoder, protocol) for word in (*_METRICS.values(), *_OF_INCEPTION.values())]
             of_space = [column for column in columns if column in possible]
             words = [column.removesuffix(f" {protocol}") for column in of_space]
-            short = [word if word.startswith(_LOWER_IS_BETTER) else word.removesuffix(f"-{encoder}") for word in words]
+            short = [word if word.startswith(("FD-", "KD-")) else word.removesuffix(f"-{encoder}") for word in words]
             lines += [f"### Protocol {_named(protocol, twins)}", ""]
             lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_space)), ""]
     others = [
