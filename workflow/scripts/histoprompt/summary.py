@@ -272,7 +272,7 @@ def _legend(
     lines = [
         f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter. FD-x is the Fréchet "
         "distance in the features of encoder x, KD-x the kernel distance (unbiased, zero on average for two samples of one "
-        f"distribution); lower is better. {_names_of_distances(report)} Of all others, higher is better, up to the row `real`.",
+        f"distribution). {_names_of_distances(report)} Of all these, lower is better; of all others, higher, up to the row `real`.",
         *(f"- **Protocol `{protocol}`**: {_protocol(protocol, patch, generator)}" for protocol in report["protocols"]),
         "- **Rows**: `real` is real training patches, as many and with the same labels as an arm's images: the floor of every "
         f"number. {resampled}`vae` is the same patches through the generator's autoencoder: the best any arm can reach. The "
