@@ -331,7 +331,7 @@ def _map(
         axis.set_title(heading, fontsize=9, loc="left")
         _limits(axis, frame, 0.07)
         _background(axis, held_out)
-        _scatter(axis, part, classes, 3.5)
+        _scatter(axis, part, classes, float(np.clip(3500 / len(part), 3.5, 14)))
         _letters(axis, regions, missed)
     expected = coverage["expected"].iloc[0]
     figure.text(
@@ -375,7 +375,7 @@ def _letters(axis: Axes, regions: Mapping[str, Floats], missed: set[str]) -> Non
     to_axes = axis.transData + axis.transAxes.inverted()
     for letter, points in regions.items():
         places = to_axes.transform(points)
-        middle = np.median(places, axis=0)
+        middle = _middle(places)
         outward = (middle - 0.5) / max(float(np.linalg.norm(middle - 0.5)), 1e-9)
         reach = np.quantile((places - middle) @ outward, 0.9) + 0.032
         x, y = np.clip(middle + reach * outward, 0.04, 0.96)
@@ -387,12 +387,18 @@ def _letters(axis: Axes, regions: Mapping[str, Floats], missed: set[str]) -> Non
         )  # fmt: skip
 
 
+def _middle(points: Floats) -> Floats:
+    """The point nearest to the median of all: a place where there is something, also of a region in two parts."""
+    nearest: Floats = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
+    return nearest
+
+
 def _around(axis: Axes, regions: Mapping[str, Floats], examples: Sequence[Images]) -> None:
     """An example patch of each region at the edge of the panel, with a short line to where the region is."""
     steps = (np.arange(8) + 0.5) / 8
     slots = [(a, b) for a in steps for b in steps if a in steps[[0, -1]] or b in steps[[0, -1]]]
     to_axes = axis.transData + axis.transAxes.inverted()
-    ends = np.array([np.median(to_axes.transform(points), axis=0) for points in regions.values()])
+    ends = np.array([_middle(to_axes.transform(points)) for points in regions.values()])
     lengths = ((ends[:, None] - np.array(slots)) ** 2).sum(axis=2)
     for region, slot in zip(*linear_sum_assignment(lengths), strict=True):
         (x, y), (end_x, end_y), letter = slots[slot], ends[region], list(regions)[region]
