@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from PIL import Image
 from tiny import write_patch_file
 
 from histoprompt.coverage import draw_coverage
+from histoprompt.errors import InputError
 from histoprompt.files import write_json
 
 
@@ -43,3 +45,13 @@ def test_every_cluster_of_every_image_set_is_there(tmp_path: Path) -> None:
     assert table["coverage"].isna().sum() == 1 and table["reference"].tolist() == [20, 21, 22] * 2
     assert min(Image.open(outputs[0][1]).size) > 200
     assert outputs[0][1].read_bytes() == outputs[1][1].read_bytes()
+
+
+def test_clusters_of_other_patches_are_refused(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"row": [0, 10], "id": "p", "label": 0, "cluster": 0, "distance": 0.1})
+    rows.to_csv(tmp_path / "test.csv", index=False)
+    patches = write_patch_file(tmp_path / "test.h5", 10, 16)
+    files = (tmp_path / "table.csv", tmp_path / "figure.png")
+    with pytest.raises(InputError, match=r"(?s)test\.csv.*a patch 10.*10 patches of .*test\.h5"):
+        draw_coverage([report(tmp_path, "real", [0.9])], patches, tmp_path / "test.csv", *files)
+    assert not any(path.exists() for path in files)

@@ -1,4 +1,5 @@
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,28 @@ def test_missing_changed_or_unlike_images_are_named(tmp_path: Path) -> None:
     larger = shard(tmp_path / "samples/arm/1", [3], size=64)
     with pytest.raises(InputError, match=r"(?s)000003\.png.*64 x 64.*32 x 32"):
         export(tmp_path, [manifest, larger])
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: b"no image", lambda content: b"", lambda content: content[: len(content) // 2]]
+)
+def test_images_that_were_damaged_when_they_were_made_are_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    manifest = shard(tmp_path / "samples/arm/0", [0, 1, 2])
+    image = manifest.parent / "images/000001.png"
+    image.write_bytes(damage(image.read_bytes()))
+    table = read_csv(manifest)
+    table.loc[table["number"] == 1, "sha256"] = sha256(image)
+    table.to_csv(manifest, index=False)
+    with pytest.raises(InputError, match=r"000001\.png\n  found:    no readable image"):
+        export(tmp_path, [manifest])
+    assert not (tmp_path / "samples/arm.h5").exists()
+
+
+def test_labels_without_a_class_are_refused(tmp_path: Path) -> None:
+    manifest = shard(tmp_path / "samples/arm/0", [0, 1])
+    read_csv(manifest).assign(label=[0, 2]).to_csv(manifest, index=False)
+    with pytest.raises(InputError, match=r"(?s)label 2.*0 to 1.*healthy, cancer"):
+        export(tmp_path, [manifest])
 
 
 @pytest.mark.parametrize("numbers", [[0, 2], [0, 1, 1], [1, 2], []])

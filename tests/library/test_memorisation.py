@@ -104,6 +104,37 @@ def test_what_does_not_belong_together_is_refused(study: dict[str, Any], tmp_pat
     with pytest.raises(InputError, match=r"(?s)features of 300 images.*301"):
         find_copies(**study | {"subset_csv": tmp_path / "far.csv"})
     pd.DataFrame({"row": [3]}).to_csv(tmp_path / "one.csv", index=False)
-    with pytest.raises(InputError, match="fewer than two"):
+    with pytest.raises(InputError, match=r"(?s)one\.csv.*1 patches.*at least 2.*`subset\.train`"):
         find_copies(**study | {"subset_csv": tmp_path / "one.csv"})
+    pd.DataFrame({"kept": [False] * 400}).to_csv(tmp_path / "none.csv", index=False)
+    with pytest.raises(InputError, match=r"(?s)none\.csv.*0 patches.*`outliers`"):
+        find_copies(**study | {"held_out_kept_csv": tmp_path / "none.csv"})
+    for key, rows, at_fault in (("features_npy", 200, "images"), ("held_out_npy", 400, "test")):
+        wide = tmp_path / f"wide.{at_fault}.npy"
+        np.save(wide, points(rows, 0, 7))
+        with pytest.raises(InputError, match=rf"(?s)wide\.{at_fault}\.npy.*width 7, but .*train\.npy of width 6"):
+            find_copies(**study | {key: wide})
+    few = write_patch_file(tmp_path / "few.h5", 3, 16)
+    for key, text in (("images_h5", "200 images.*3, as .*few"), ("train_h5", "300 images.*3, as .*few")):
+        with pytest.raises(InputError, match=f"(?s){text}"):
+            find_copies(**study | {key: few})
     assert not study["report_json"].exists()
+
+
+def test_what_cannot_be_told_says_why(study: dict[str, Any], tmp_path: Path) -> None:
+    pd.DataFrame({"kept": np.arange(400) < 99}).to_csv(tmp_path / "few.csv", index=False)
+    find_copies(**study | {"held_out_kept_csv": tmp_path / "few.csv"})
+    report = read_json(study["report_json"])
+    assert report["near_copies"]["value"] is None and "at least 100" in report["near_copies"]["reason"]
+    assert report["authentic"]["value"] is not None and report["near_distance"] is None
+    assert Image.open(study["pairs_png"]).width == 84 + 5 * 76 + 4
+    held_out = np.load(study["held_out_npy"])
+    held_out[:40] = np.load(study["train_npy"])[:80:2]
+    np.save(tmp_path / "twins.npy", held_out)
+    find_copies(**study | {"held_out_npy": tmp_path / "twins.npy"})
+    assert "are themselves training patches" in read_json(study["report_json"])["near_copies"]["reason"]
+    np.save(tmp_path / "constant.npy", np.ones((300, 6), np.float32))
+    find_copies(**study | {"train_npy": tmp_path / "constant.npy"})
+    report = read_json(study["report_json"])
+    assert report["authentic"]["value"] is None and "the same one" in report["authentic"]["reason"]
+    assert report["near_copies"]["value"] is not None

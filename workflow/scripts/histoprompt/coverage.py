@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, read_json, write_csv
 from histoprompt.patches import PatchFile
 from histoprompt.subset import COLUMNS
@@ -31,7 +32,22 @@ def draw_coverage(
         to a cluster's centre stands for it.
     table_csv : written: `name,protocol,encoder,cluster,images,reference,coverage,low,high,distance`.
     figure_png : written: a panel an encoder, a row an image set, a column a cluster; under the protocol the study names first.
+
+    Raises
+    ------
+    InputError : patches and clusters that do not belong together.
     """
+    assigned = read_csv(assignments_csv, (*COLUMNS, "distance"))
+    examples = assigned.sort_values(["distance", "row"]).drop_duplicates("cluster").set_index("cluster")["row"]
+    with PatchFile(patches_h5) as patches:
+        if len(patches) <= assigned["row"].max():
+            raise InputError(
+                assignments_csv,
+                found=f"clusters of a patch {assigned['row'].max()}",
+                expected=f"rows of the {len(patches)} patches of {patches_h5}",
+                remedy="delete both files and run the same command again",
+            )
+        pictures = dict(zip(examples.index, patches.take(examples.to_numpy()), strict=True))
     rows = [
         {"name": report["name"], "protocol": protocol, "encoder": encoder, **entry, **_flat(entry["coverage"])}
         for report in map(read_json, metrics)
@@ -42,10 +58,6 @@ def draw_coverage(
     columns = ("name", "protocol", "encoder", "cluster", "images", "reference", "coverage", "low", "high", "distance")
     table = pd.DataFrame(rows, columns=list(columns))
     write_csv(table_csv, table)
-    assigned = read_csv(assignments_csv, COLUMNS)
-    examples = assigned.sort_values(["distance", "row"]).drop_duplicates("cluster").set_index("cluster")["row"]
-    with PatchFile(patches_h5) as patches:
-        pictures = dict(zip(examples.index, patches.take(examples.to_numpy()), strict=True))
     with atomic(figure_png) as temporary:
         _figure(table[table["protocol"] == table["protocol"].iloc[0]], pictures).savefig(temporary, metadata={"Software": None})
 

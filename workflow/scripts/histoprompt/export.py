@@ -45,7 +45,8 @@ def export_dataset(
 
     Raises
     ------
-    InputError : an image is missing, changed or of another size than the first, or numbers are missing or repeated.
+    InputError : an image is missing, changed, damaged or of another size than the first, numbers are missing or repeated, or
+        a label has no class.
     """
     shards = []
     for path in shard_csvs:
@@ -63,6 +64,14 @@ def export_dataset(
         )
     with PatchFile(patches_h5) as patches:
         classes = patches.classes
+    foreign = sorted(set(table["label"]) - set(range(len(classes))))
+    if foreign:
+        raise InputError(
+            ", ".join(map(str, shard_csvs)),
+            found=f"images of label {foreign[0]}",
+            expected=f"labels 0 to {len(classes) - 1}, those of the classes {', '.join(classes)} of {patches_h5}",
+            remedy="delete these manifests and run the same command again",
+        )
     images_h5, images_csv, metadata_csv = Path(images_h5), Path(images_csv), Path(metadata_csv)
     names = [f"{classes[label]}/{number:06d}.png" for label, number in zip(table["label"], table["number"], strict=True)]
     with ExitStack() as stack:

@@ -74,7 +74,8 @@ def find_copies(
     held_out_npy, held_out_kept_csv : the held-out split; rows that are not `kept` are left out.
     report_json : written: `authentic`, the share of images (and of held-out patches) that are farther from their nearest
         training patch than it is from its own nearest; `near_copies`, the share nearer to one than all but 1 % of the held-out
-        patches are (so 1 % where nothing is repeated), with Wilson's intervals; median distances; the `closest` pairs.
+        patches are (so 1 % where nothing is repeated), with Wilson's intervals; median distances; the `closest` pairs. What
+        cannot be told from these patches has no value, and a reason.
     pairs_png : written: the closest pairs, each image above its nearest training patch.
     name : of the image set.
     encoder : in whose space distances are taken.
@@ -82,15 +83,20 @@ def find_copies(
 
     Raises
     ------
-    InputError : tables and features that do not belong together, or fewer than two training or held-out patches.
+    InputError : tables, features and patch files that do not belong together, fewer than two training patches, or no held-out
+        patch.
     """
     images, table = load_features(features_npy), read_csv(images_csv, ("number",))
     rows = read_csv(subset_csv, ("row",))["row"].to_numpy(np.int64)
     whole, held_out = load_features(train_npy), load_features(held_out_npy)
     kept = read_csv(held_out_kept_csv, ("kept",))["kept"].to_numpy(bool)
+    with PatchFile(images_h5) as file, PatchFile(train_h5) as patches:
+        sizes = len(file), len(patches)
     for path, count, what, expected in (
         (features_npy, len(images), images_csv, len(table)),
+        (features_npy, len(images), images_h5, sizes[0]),
         (held_out_npy, len(held_out), held_out_kept_csv, len(kept)),
+        (train_npy, len(whole), train_h5, sizes[1]),
         (train_npy, len(whole), subset_csv, max(len(whole), int(rows.max(initial=0)) + 1)),
     ):
         if count != expected:
@@ -100,22 +106,31 @@ def find_copies(
                 expected=f"{expected}, as {what} says",
                 remedy="delete both files and run the same command again",
             )
-    if len(rows) < 2 or kept.sum() < 2:
-        raise InputError(
-            subset_csv if len(rows) < 2 else held_out_kept_csv,
-            found="fewer than two patches",
-            expected="at least two training and two held-out patches",
-            remedy="raise the key `subset`, or look at what the outlier filter dropped",
-        )
+    for path, features in ((features_npy, images), (held_out_npy, held_out)):
+        if features.shape[1] != whole.shape[1]:
+            raise InputError(
+                path,
+                found=f"features of width {features.shape[1]}, but {train_npy} of width {whole.shape[1]}",
+                expected="features of one encoder on both sides",
+                remedy="delete both files and run the same command again",
+            )
+    for path, count, least, remedy in (
+        (subset_csv, len(rows), 2, "raise the config key `subset.train`"),
+        (held_out_kept_csv, int(kept.sum()), 1, "look at the reasons in this table, and at the config key `outliers`"),
+    ):
+        if count < least:
+            raise InputError(path, found=f"{count} patches to compare with", expected=f"at least {least}", remedy=remedy)
     train, held_out = whole[rows], held_out[kept]
     own = nearest_rows(train, train, but_itself=True)[1]
     nearest, distances = nearest_rows(images, train)
     held_nearest, held_distances = nearest_rows(held_out, train)
     threshold = float(np.quantile(held_distances, NEAR))
+    unclear = _why_unclear(len(held_out), threshold)
     closest = np.argsort(distances, kind="stable")[:pairs]
     with PatchFile(images_h5) as file, PatchFile(train_h5) as patches, atomic(pairs_png) as temporary:
-        ratios = distances[closest] / threshold if threshold > 0 else np.full(len(closest), np.nan)
-        _draw_pairs(file.take(closest), patches.take(rows[nearest[closest]]), ratios).save(temporary)
+        pictures = file.take(closest), patches.take(rows[nearest[closest]])
+        _draw_pairs(*pictures, distances[closest], None if unclear else threshold).save(temporary)
+    same = "all training patches are the same one in these features" if not own.any() else None
     write_json(
         report_json,
         {
@@ -124,11 +139,11 @@ def find_copies(
             "images": len(images),
             "train": len(train),
             "held_out": len(held_out),
-            "authentic": share(authentic(nearest, distances, own)),
+            "authentic": _unknown(same) if same else share(authentic(nearest, distances, own)),
             "authentic_held_out": share(authentic(held_nearest, held_distances, own)),
-            "near_copies": share(distances < threshold),
+            "near_copies": _unknown(unclear) if unclear else share(distances < threshold),
             "near_copies_held_out": NEAR,
-            "near_distance": threshold,
+            "near_distance": None if unclear else threshold,
             "median_distance": float(np.median(distances)),
             "median_distance_held_out": float(np.median(held_distances)),
             "closest": [
@@ -141,18 +156,33 @@ def find_copies(
     )
 
 
-def _draw_pairs(images: Images, patches: Images, ratios: Floats) -> Image.Image:
-    """Images above their nearest training patches, each pair with its distance in units of a near copy's."""
+def _unknown(reason: str) -> dict[str, float | str | None]:
+    return {"value": None, "low": None, "high": None, "reason": reason}
+
+
+def _why_unclear(held_out: int, threshold: float) -> str | None:
+    """Why held-out patches do not show how near a copy is, if they do not."""
+    if held_out < 1 / NEAR:
+        return f"{held_out} held-out patches: their nearest {100 * NEAR:.0f} % need at least {1 / NEAR:.0f}"
+    if threshold == 0:
+        return f"{100 * NEAR:.0f} % of the held-out patches or more are themselves training patches in these features"
+    return None
+
+
+def _draw_pairs(images: Images, patches: Images, distances: Floats, near: float | None) -> Image.Image:
+    """Images above their nearest training patches, each pair with its distance, in units of a near copy's if that is known."""
     font, size = ImageFont.load_default(_TEXT), max(images.shape[1], 72)
     left, step, top = 84, size + _GAP, 46
     sheet = Image.new("RGB", (left + len(images) * step + _GAP, top + 2 * step + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    heading = "Closest pairs; their distance, where 1 is that of a near copy (1 % of held-out patches lie nearer)"
+    heading = "Closest pairs and their distance"
+    if near is not None:
+        heading = "Closest pairs; their distance, where 1 is that of a near copy (1 % of held-out patches lie nearer)"
     pen.text((8, 6), heading, fill="black", font=font)
     for row, word in enumerate(("image", "training")):
         pen.text((left - 8, top + row * step + size // 2), word, fill="#444444", font=font, anchor="rm")
-    for i, (image, patch, ratio) in enumerate(zip(images, patches, ratios, strict=True)):
-        pen.text((left + i * step + size // 2, top - 4), f"{ratio:.2f}", fill="#444444", font=font, anchor="ms")
+    for i, (image, patch, distance) in enumerate(zip(images, patches, distances / (near or 1.0), strict=True)):
+        pen.text((left + i * step + size // 2, top - 4), f"{distance:.2f}", fill="#444444", font=font, anchor="ms")
         sheet.paste(Image.fromarray(image), (left + i * step, top))
         sheet.paste(Image.fromarray(patch), (left + i * step, top + step))
     return sheet

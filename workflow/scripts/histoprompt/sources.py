@@ -130,7 +130,7 @@ def read_image(path: Path, digest: str, size: int | None = None) -> Images:
         raise InputError(path, found=f"SHA-256 {found}", expected=f"SHA-256 {digest}, as its manifest says", remedy=_REMAKE)
     try:
         image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises depends on which part of a file is broken
         found = f"{len(content)} bytes that are no readable image ({error})"
         raise InputError(path, found=found, expected="a PNG file", remedy=_REMAKE) from error
     if image.shape[0] != image.shape[1] or size not in (None, len(image)):
