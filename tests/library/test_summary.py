@@ -154,7 +154,7 @@ def test_the_page_reads_in_a_terminal(page: tuple[list[dict[str, str]], str]) ->
     assert headings == [
         "### Protocol `matched`",
         "### Protocol `paper`",
-        "### Protocol `matched` and `paper`: the encoder sees the same pixels",
+        "### Protocols `matched` and `paper`: the encoder sees the same pixels",
     ]
     text = " ".join(text.split())
     for part in (

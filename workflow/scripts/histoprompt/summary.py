@@ -121,10 +121,10 @@ def _distinct(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[
     return found
 
 
-def _named(protocol: str, twins: Sequence[str]) -> str:
+def _heading(protocol: str, twins: Sequence[str]) -> str:
     if not twins:
-        return f"`{protocol}`"
-    return " and ".join(f"`{name}`" for name in (protocol, *twins)) + ": the encoder sees the same pixels"
+        return f"Protocol `{protocol}`"
+    return "Protocols " + " and ".join(f"`{name}`" for name in (protocol, *twins)) + ": the encoder sees the same pixels"
 
 
 def column_of(word: str, encoder: str, protocol: str) -> str:
@@ -170,7 +170,7 @@ def _study_page(
             of_space = [column for column in columns if column in possible]
             words = [column.removesuffix(f" {protocol}") for column in of_space]
             short = [word if word.startswith(("FD-", "KD-")) else word.removesuffix(f"-{encoder}") for word in words]
-            lines += [f"### Protocol {_named(protocol, twins)}", ""]
+            lines += [f"### {_heading(protocol, twins)}", ""]
             lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_space)), ""]
     others = [
         column for column in columns if column in (_FIDELITY, _AUTHENTIC, _NEAR) or column.startswith((_ALONE, _WITH_REAL))
@@ -272,7 +272,8 @@ def _legend(
     lines = [
         f"- **Reference**: {report['reference']} held-out real test patches that pass the outlier filter. FD-x is the Fréchet "
         "distance in the features of encoder x, KD-x the kernel distance (unbiased, zero on average for two samples of one "
-        f"distribution). {_names_of_distances(report)} Of all these, lower is better; of all others, higher, up to the row `real`.",
+        f"distribution). {_names_of_distances(report)} Of all these, lower is better; of all others, higher, up to the row "
+        "`real`.",
         *(f"- **Protocol `{protocol}`**: {_protocol(protocol, patch, generator)}" for protocol in report["protocols"]),
         "- **Rows**: `real` is real training patches, as many and with the same labels as an arm's images: the floor of every "
         f"number. {resampled}`vae` is the same patches through the generator's autoencoder: the best any arm can reach. The "
