@@ -338,7 +338,7 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
         axis.plot(places[drawn], own["auc"][drawn], color=colour, linewidth=1.6)
         axis.errorbar(places, own["auc"], yerr=errors, color=colour, fmt="none", elinewidth=1, capsize=3)
         for seed in own.filter(like="auc seed "):
-            axis.plot(places, own[seed], ".", color=colour, markersize=3.5, alpha=0.6)
+            axis.plot(places * 0.965, own[seed], ".", color=colour, markersize=4)
         seen = own["saw_more"].to_numpy()
         axis.plot(places[~seen], own["auc"][~seen], marker, color=colour, markersize=6)
         axis.plot(places[seen], own["auc"][seen], marker, color=colour, markersize=6, markerfacecolor="white")
@@ -346,7 +346,7 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
     if table["saw_more"].any():
         text = "open: the generator saw more real patches than\nthe classifier; compare with the dashed line only"
         axis.plot([], [], "o", color="#555555", markerfacecolor="white", label=text)
-    axis.plot([], [], ".", color="#555555", markersize=3.5, label="single seeds; bars: 95 % interval of their mean")
+    axis.plot([], [], ".", color="#555555", markersize=4, label="single seeds; bars: 95 % interval of their mean")
     axis.set_xscale("log")
     axis.axvline(nothing * np.sqrt(2), color="#BBBBBB", linewidth=1, linestyle=":")
     axis.set_xticks([nothing, *sizes], ["0", *(f"{n:,}" for n in sizes)])

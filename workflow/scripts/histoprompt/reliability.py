@@ -60,7 +60,8 @@ def draw_reliability(
         axis.set_title(titles.get(arm, arm), fontsize=10)
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=8, loc="upper left", title="trained on (ECE, Brier)", title_fontsize=8)
+        legend = {"title": "trained on (ECE, Brier)", "title_fontsize": 8, "edgecolor": "none", "framealpha": 0.8}
+        axis.legend(fontsize=8, loc="upper left", **legend)
     for axis in list(axes.flat)[len(arms) :]:
         axis.axis("off")
     classes = list(next(iter(reports.values()))["test"]["by_class"])
