@@ -156,7 +156,7 @@ def summarise_learning_curve(
     seeds = list(dict.fromkeys(report["seed"] for report, _, _ in files))
     real = {point.real: point for point in points["real"]}
     rows = [_row(point, _reference(point, real), labels, seeds) for curve in points.values() for point in curve]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"generator_saw": "Int64", "compared_with": "Int64"})  # whole, where there are any
     write_csv(table_csv, table)
     worths = {
         curve: worth(list(real), [difference(own[0], point, labels) for point in real.values()])
