@@ -282,7 +282,7 @@ function buildTask() {
     "div",
     { class: "zooms" },
     button("−", () => viewer.zoom(1 / ZOOM_STEP), { "aria-label": say("zoom_out"), title: say("zoom_out"), "aria-keyshortcuts": "-" }),
-    button("0", () => viewer.reset(), { "aria-label": say("zoom_reset"), title: say("zoom_reset"), "aria-keyshortcuts": "0" }),
+    button("1×", () => viewer.reset(), { "aria-label": say("zoom_reset"), title: say("zoom_reset"), "aria-keyshortcuts": "0" }),
     button("+", () => viewer.zoom(ZOOM_STEP), { "aria-label": say("zoom_in"), title: say("zoom_in"), "aria-keyshortcuts": "+" }),
   );
   const form = make(
