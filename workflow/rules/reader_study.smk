@@ -8,8 +8,8 @@ READER_STUDY = config["reader_study"]
 rule make_reader_study:
     input:
         test="results/{study}/patches/test.h5",
-        clusters="results/{{study}}/clusters/{encoder}/k{k}/test.csv".format(**config["morphology"]),
-        centroids="results/{{study}}/clusters/{encoder}/k{k}/centroids.npy".format(**config["morphology"]),
+        clusters=of_clustering("{study}", config["morphology"], "test.csv"),
+        centroids=of_clustering("{study}", config["morphology"], "centroids.npy"),
         samples=collect("results/{{study}}/samples/{arm}.h5", arm=READER_STUDY["arms"]),
         tables=collect("results/{{study}}/samples/{arm}.csv", arm=READER_STUDY["arms"]),
         features=collect(
@@ -39,7 +39,8 @@ rule make_reader_study:
         display=READER_STUDY["display"],
         size=READER_STUDY["size"],
         diagnosis=READER_STUDY["diagnosis"],
-        sources=model_digest(SCRIPTS / "histoprompt/reader_study/page"),  # x
+        # No import leads to the page's own sources.
+        sources=model_digest(SCRIPTS / "histoprompt/reader_study/page"),
         code=code_digest("make_reader_study"),
     script:
         "../scripts/make_reader_study.py"
