@@ -7,12 +7,12 @@ const screen_ = document.getElementById("screen");
 const bar = document.getElementById("bar");
 const notice = document.getElementById("notice");
 const dialog = document.getElementById("dialog");
-const pixels = new Pixels(study.images, document.getElementById("pixels").textContent);
 const truth = new Map(study.training.map((entry) => [entry.image, entry]));
 const classKeys = chooseKeys(study.classes, "rsmpd");
 const SECONDS_AN_IMAGE = 9; // for the estimate on the first screen alone
-const READER = /^[a-z0-9][a-z0-9._-]{0,31}$/i;
+const READER = /^(?!simulated)[a-z0-9][a-z0-9._-]{0,31}$/i;
 
+let pixels = null; // once the whole page is read
 let session = null;
 let task = null; // what is on the screen while an image is asked about
 
@@ -95,7 +95,8 @@ function showWelcome(message = "") {
     errors[1].textContent = agreed ? "" : say("consent_error");
     if (!coded) reader.focus();
     else if (!agreed) consent.focus();
-    else enter(code);
+    else if (pixels) enter(code);
+    else addEventListener("DOMContentLoaded", () => enter(code), { once: true });
   };
   show(
     say("welcome_heading"),
@@ -532,5 +533,8 @@ addEventListener("storage", (event) => {
   if (session && event.key === session.place && event.newValue !== null) showElsewhere();
 });
 
+document.addEventListener("DOMContentLoaded", () => {
+  pixels = new Pixels(study.images, document.getElementById("pixels").textContent);
+});
 document.title = say("title");
 showWelcome();
