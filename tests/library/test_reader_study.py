@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reader_files import noise, write_study
 from sklearn.ensemble import RandomForestClassifier
@@ -99,6 +99,7 @@ def test_the_key_knows_every_image(study: dict[str, Any]) -> None:
             assert entry["arm"] is None and entry["cluster"] == clusters[entry["row"]]
 
 
+@settings(deadline=None)
 @given(
     arms=st.integers(1, 5),
     classes=st.integers(1, 5),
@@ -121,6 +122,7 @@ def test_any_numbers_share_out_evenly(arms: int, classes: int, factor: int, trai
         assert max(labels.values()) - min(labels.values()) <= 1
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), blocks=st.integers(1, 7))
 def test_a_cell_is_dealt_to_all_blocks(sizes: list[int], blocks: int) -> None:
     empty = np.zeros((1, 1, 3), np.uint8)
@@ -133,6 +135,7 @@ def test_a_cell_is_dealt_to_all_blocks(sizes: list[int], blocks: int) -> None:
         assert max(shares) - min(shares) <= 1
 
 
+@settings(deadline=None)
 @given(images=st.integers(1, 300), arms=st.integers(1, 4), classes=st.integers(0, 4), blocks=st.integers(1, 12))
 def test_what_cannot_be_shared_out_is_refused_with_numbers_that_can(images: int, arms: int, classes: int, blocks: int) -> None:
     step = lcm(2 * arms * max(classes, 1), 2 * blocks)
@@ -177,6 +180,7 @@ def some_key(page: str, blocks: list[int], repeats: int, training: int) -> dict[
     return {"page": page, "blocks": len(blocks), "repeats": min(repeats, sum(blocks)), "images": images}
 
 
+@settings(deadline=None)
 @given(
     page=st.text("0123456789abcdef", min_size=1),
     reader=st.text(min_size=1),

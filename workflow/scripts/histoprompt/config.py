@@ -448,13 +448,12 @@ class _Checker:
             "an image is shown a second time once",
         )
         half = (study["images"] + study["training"]) // 2
-        why = "synthetic images, each with a number of its own"
         self.check_at_least(
             "generator.sampling.images",
             self.config["generator"]["sampling"]["images"],
             half,
             "half of reader_study.images + reader_study.training",
-            why,
+            "no two synthetic images have one number",
         )
         if data["source"] == "phantom":
             self.check_at_least(
