@@ -152,6 +152,11 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("arms.label.finetune", {"steps": 10}, ["`arms.label.finetune.warmup_steps`", "20 warm-up steps of 10"]),
         ("prompts.morphology", "tissue {label}", ["`prompts.morphology`", "{label} and {index}"]),
         ("prompts.label", "tissue {label} {index}", ["`prompts.label`", "index, label"]),
+        ("prompts.descriptor", "tissue {label}", ["`prompts.descriptor`", "{label} and {descriptors}"]),
+        ("arms.label.index", "roman", ["`arms.label.index`", "'roman'", "words, digits"]),
+        ("descriptors", {}, ["`descriptors`", "{}"]),
+        ("descriptors.eosin", ["pale"], ["`descriptors.eosin`", "['pale']"]),
+        ("descriptors.colour", ["pale", "dark"], ["`descriptors.colour`", "does not exist", "haematoxylin"]),
         ("prompts.label", "tissue {label", ["`prompts.label`", "a broken brace"]),
         ("generator.model", "nowhere/at/all", ["`generator.model`", "no such folder", "40-digit"]),
         ("generator.model", "owner/name", ["`generator.model`", "no revision", "40-digit"]),
@@ -285,6 +290,21 @@ def test_a_prompt_longer_than_the_text_encoder_takes(config, models):
     assert "a prompt of 9 tokens: 'Histology image of healthy tissue, morphology type one hundred'" in text
 
 
+def test_the_longest_descriptors_count(config, models):
+    tokenizer = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.enable_padding(length=12)
+    tokenizer.save(str(models / "diffusion/tokenizer/tokenizer.json"))
+    (models / "diffusion/text_encoder/config.json").write_text(json.dumps({"max_position_embeddings": 12}))
+    config["arms"] |= {"described": {"prompts": "descriptor"}}
+    config["descriptors"] = {"eosin": ["pale", "of no great strength"], "texture": ["fine", "coarse or so"]}
+    check_config(config, schema=SCHEMA, study_file="")
+    config["descriptors"]["texture"][0] = "finer than anything else"
+    text = message(config)
+    assert "`prompts.descriptor`" in text and "the phrases of `descriptors`" in text
+    assert "13 tokens: 'Histology image of healthy tissue, of no great strength, finer than anything else'" in text
+
+
 def test_roots(config, tmp_path):
     config["data"] |= {"source": "pcam", "root": str(tmp_path / "absent")}
     assert all(part in message(config) for part in (str(tmp_path / "absent"), "nothing there", "its five sisters"))
@@ -312,6 +332,7 @@ def test_an_arm_has_the_studys_settings_save_what_it_changes(config):
     config["arms"]["label"] = {"prompts": "label", "seed": 5, "k": 7, "finetune": {"steps": 9}, "sampling": {"guidance": 3.0}}
     settings = arm_settings(config, "label")
     assert (settings["prompts"], settings["seed"], settings["k"], settings["encoder"]) == ("label", 5, 7, "dino")
+    assert settings["index"] == "words"
     assert settings["finetune"] == {**before["generator"]["finetune"], "steps": 9}
     assert settings["sampling"] == {**before["generator"]["sampling"], "guidance": 3.0}
     assert config["generator"] == before["generator"]

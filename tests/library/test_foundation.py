@@ -1,5 +1,6 @@
 """The recipe of the embedded models, in two steps each, and the shipped models themselves."""
 
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from transformers import AutoModel
 
@@ -19,7 +21,8 @@ from histoprompt.foundation.residual_network import train_residual_network
 from histoprompt.foundation.text import LENGTH, NUMBERS, VOCABULARY, build_tokenizer
 from histoprompt.foundation.textures import draw_texture
 from histoprompt.foundation.vision_transformer import train_vision_transformer
-from histoprompt.prompts import number_words
+from histoprompt.templates import fill
+from histoprompt.words import number_words
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "resources/foundation"
@@ -218,10 +221,16 @@ def test_shipped_models_are_small_and_are_what_their_manifest_says():
     assert not [path for path in SHIPPED.rglob("*.json") if "_name_or_path" in path.read_text()]
 
 
-def test_the_shipped_text_encoder_tells_all_prompts_apart():
+@pytest.mark.parametrize("kind", ["morphology", "descriptor", "morphology_descriptor"])
+def test_the_shipped_text_encoder_tells_all_prompts_apart(kind):
     pipeline = StableDiffusionPipeline.from_pretrained(SHIPPED / "diffusion", torch_dtype=torch.float32)
-    template = "Histology image of {} tissue, morphology type {}"
-    prompts = [template.format(label, number_words(n)) for label in ("healthy", "cancer") for n in range(33)]
+    demo = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    clusters = {"morphology": 33, "descriptor": 1, "morphology_descriptor": demo["morphology"]["k"]}[kind]
+    described = [", ".join(words) for words in product(*demo["descriptors"].values())] if "descriptor" in kind else [""]
+    prompts = [
+        fill(demo["prompts"][kind], label=label, cluster=cluster, index="words", descriptors=words)
+        for label, cluster, words in product(demo["data"]["classes"], range(clusters), described)
+    ]
     tokens = pipeline.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         states = pipeline.text_encoder(tokens)[0].flatten(1)

@@ -1,4 +1,4 @@
-"""Number words, templates, and the three kinds of prompts."""
+"""Number words, templates, and the kinds of prompts."""
 
 from pathlib import Path
 
@@ -11,13 +11,25 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from histoprompt.errors import InputError
 from histoprompt.patches import write_patches
-from histoprompt.prompts import build_prompts, check_meaningless, check_template, draw_clusters, shuffled_clusters
+from histoprompt.prompts import (
+    KINDS,
+    build_prompts,
+    check_meaningless,
+    check_template,
+    draw_clusters,
+    draw_patches,
+    shuffled_clusters,
+)
+from histoprompt.vocabulary import DESCRIPTORS, bin_descriptors, read_vocabulary
 from histoprompt.words import number_words
 
 TEMPLATES = {
     "label": "Histology image of {label} tissue",
     "morphology": "Histology image of {label} tissue, morphology type {index}",
+    "descriptor": "Histology image of {label} tissue, {descriptors}",
+    "morphology_descriptor": "Histology image of {label} tissue, morphology type {index}, {descriptors}",
 }
+WORDS = {"cellularity": ["low cellularity", "high cellularity"], "eosin": ["pale eosin", "moderate eosin", "dark eosin"]}
 
 
 def number_of(words: str) -> int:
@@ -137,13 +149,19 @@ def study(tmp_path: Path) -> Path:
         table = pd.DataFrame({"row": range(2 * each), "label": label[order], "cluster": cluster[order]})
         table.insert(1, "id", [f"{split}{row:04}" for row in table["row"]])
         table.to_csv(tmp_path / f"s.{split}.csv", index=False)
+        measured = pd.DataFrame(generator.normal(size=(2 * each, len(DESCRIPTORS))), columns=list(DESCRIPTORS))
+        measured.to_csv(tmp_path / f"d.{split}.csv", index=False)
+    pd.DataFrame({"kept": [True] * 2000}).to_csv(tmp_path / "kept.csv", index=False)
+    bin_descriptors(tmp_path / "d.train.csv", tmp_path / "kept.csv", tmp_path / "descriptors.json", words=WORDS)
     return tmp_path
 
 
 def build(folder: Path, kind: str, **changes) -> dict[str, pd.DataFrame]:
-    arguments = {"prompts": kind, "templates": TEMPLATES, "train": 2000, "images": 101, "seed": 3} | changes
+    arguments = {"prompts": kind, "templates": TEMPLATES, "index": "words", "train": 2000, "images": 101, "seed": 3} | changes
     written = {name: folder / f"{kind}.{name}.csv" for name in ("train", "valid", "generate")}
-    build_prompts(folder / "p.h5", folder / "s.train.csv", folder / "s.valid.csv", *written.values(), **arguments)
+    files = ["d.train.csv", "d.valid.csv", "descriptors.json"]
+    descriptors = [folder / file for file in files] if kind.endswith("descriptor") else [None] * 3
+    build_prompts(folder / "p.h5", folder / "s.train.csv", folder / "s.valid.csv", *descriptors, *written.values(), **arguments)
     return {name: pd.read_csv(path) for name, path in written.items()}
 
 
@@ -157,7 +175,7 @@ def test_prompts_say_what_their_columns_say(study: Path, kind: str) -> None:
         assert table["true_cluster"].equals(subset["cluster"])
         assert (kind == "shuffled") != table["cluster"].equals(table["true_cluster"])
         assert table.groupby(["label", "cluster"]).size().equals(subset.groupby(["label", "cluster"]).size())
-    assert list(tables["generate"].columns) == ["number", "label", "cluster", "prompt"]
+    assert list(tables["generate"].columns) == ["number", "label", "cluster", "prompt", "row"]
     assert tables["generate"]["number"].tolist() == list(range(101))
     assert tables["generate"]["label"].tolist() == [n % 2 for n in range(101)]
     for table in tables.values():
@@ -166,9 +184,44 @@ def test_prompts_say_what_their_columns_say(study: Path, kind: str) -> None:
             assert prompt == (plain if kind == "label" else f"{plain}, morphology type {number_words(cluster)}")
 
 
-def test_every_arm_generates_the_same_labels_and_clusters(study: Path) -> None:
-    drawn = [build(study, kind)["generate"][["number", "label", "cluster"]] for kind in ("label", "morphology", "shuffled")]
-    assert drawn[0].equals(drawn[1]) and drawn[1].equals(drawn[2])
+@pytest.mark.parametrize("kind", ["descriptor", "morphology_descriptor"])
+def test_prompts_name_the_descriptors_of_their_patches(study: Path, kind: str) -> None:
+    tables, vocabulary = build(study, kind), read_vocabulary(study / "descriptors.json")
+    for split in ("train", "valid", "generate"):
+        table = tables[split]
+        measured = pd.read_csv(study / f"d.{'valid' if split == 'valid' else 'train'}.csv").iloc[table["row"]]
+        for i, (label, cluster, prompt) in enumerate(zip(table["label"], table["cluster"], table["prompt"], strict=True)):
+            said = [
+                words[sum(measured[name].iloc[i] >= edge for edge in vocabulary[name].edges)] for name, words in WORDS.items()
+            ]
+            plain = f"Histology image of {('healthy', 'cancer')[label]} tissue"
+            type_ = f", morphology type {number_words(cluster)}" if kind == "morphology_descriptor" else ""
+            assert prompt == f"{plain}{type_}, {said[0]}, {said[1]}"
+
+
+def test_the_patch_described_has_the_images_label_and_cluster(study: Path) -> None:
+    subset = pd.read_csv(study / "s.train.csv").set_index("row")
+    table = build(study, "descriptor", images=4000)["generate"]
+    described = subset.loc[table["row"]].reset_index()
+    assert described["label"].equals(table["label"]) and described["cluster"].equals(table["cluster"])
+    # Of each of about 330 patches a prompt, some are drawn often and few never: 4000 draws from 2000 leave e^-2 of them out.
+    assert 0.8 < table["row"].nunique() / len(subset) < 0.93
+    assert build(study, "descriptor")["generate"]["row"].equals(table["row"][:101])
+    shuffled = subset.reset_index().sample(frac=1, random_state=0)
+    labels, clusters = table["label"].to_numpy(), table["cluster"].to_numpy()
+    assert np.array_equal(draw_patches(labels, clusters, shuffled, 3), table["row"])
+
+
+def test_clusters_in_digits(study: Path) -> None:
+    words, digits = (build(study, "morphology", index=index)["train"] for index in ("words", "digits"))
+    assert words.drop(columns="prompt").equals(digits.drop(columns="prompt"))
+    assert digits["prompt"][0] == words["prompt"][0].replace(number_words(words["cluster"][0]), str(words["cluster"][0]))
+
+
+def test_every_arm_generates_the_same_labels_clusters_and_descriptions(study: Path) -> None:
+    columns = ["number", "label", "cluster", "row"]
+    drawn = [build(study, kind)["generate"][columns] for kind in KINDS]
+    assert all(drawn[0].equals(other) for other in drawn[1:])
     assert not drawn[0].equals(build(study, "label", seed=4)["generate"][["number", "label", "cluster"]])
 
 
@@ -205,7 +258,8 @@ def test_files_are_the_same_every_time(study: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "parts"),
     [
-        ("colour", {}, ["'colour'", "one of label, morphology, shuffled"]),
+        ("colour", {}, ["'colour'", "one of label, morphology, shuffled, descriptor, morphology_descriptor"]),
+        ("label", {"index": "roman"}, ["arms.*.index", "'roman'", "one of words, digits"]),
         ("morphology", {"templates": TEMPLATES | {"morphology": "{label}"}}, ["prompts.morphology", "no placeholder {index}"]),
         ("label", {"templates": TEMPLATES | {"label": "{organ}"}}, ["prompts.label", "unknown placeholder {organ}"]),
     ],

@@ -85,6 +85,7 @@ def mini_study(config: dict[str, Any]) -> None:
     config["encoders"] = {"tiny": tiny}
     config["morphology"] |= {"encoder": "tiny", "k": 3, "n_init": 2, "sweep": [2, 3], "silhouette_sample": 50}
     config["prompts"] = {"label": "{label}", "morphology": "{label} type {index}"}
+    config["prompts"] |= {"descriptor": "{label}, {descriptors}", "morphology_descriptor": "{label} {index}, {descriptors}"}
     config["subset"] = {"train": 32, "valid": 8, "min_prompts_per_label": 1}
     config["generator"] |= {"model": "models/pipeline", "resolution": 32, "encode_batch_size": 16}
     config["generator"]["finetune"] |= {

@@ -100,6 +100,27 @@ def test_a_learning_curve_is_a_job_a_curve_and_seed(project):
     assert "finetune_diffusion shuffled" not in jobs
 
 
+def test_descriptors_are_measured_where_prompts_name_them(project):
+    def described(config):
+        small(config)
+        config["arms"]["both"] = {"prompts": "morphology_descriptor"}
+
+    def about_descriptors(*arguments):
+        return {job for job in project.planned(*arguments) if "descri" in job.split()[0]}
+
+    assert about_descriptors() == set()
+    study = ("--configfile", project.edit("described.yaml", described))
+    assert about_descriptors("results/small/prompts/both.train.csv", *study) == {
+        *("describe_images train", "describe_images valid", "bin_descriptors")
+    }
+    images = ("vae", "label", "both")
+    assert about_descriptors(*study) == {
+        *(f"describe_images {name}" for name in ("train", "valid", *images)),
+        *(f"compare_descriptors {name}" for name in images),
+        *("bin_descriptors", "summarise_descriptors"),
+    }
+
+
 def test_any_file_is_a_target(project):
     jobs = project.planned("results/demo/metrics/morphology.json")
     assert {job.split()[0] for job in jobs} == {

@@ -24,6 +24,7 @@ from histoprompt.digest import model_digest
 from histoprompt.environment import gpus_for
 from histoprompt.errors import InputError
 from histoprompt.fingerprints import fingerprint
+from histoprompt.templates import names_descriptors
 
 SCRIPTS = Path(workflow.basedir) / "workflow/scripts"
 
@@ -92,6 +93,7 @@ def study_results():
             "clusters/{encoder}/sweep.png".format(**config["morphology"]),
             *(f"patches/{split}.dropped.csv" for split in SPLITS),
             *(f"samples/{arm}/dataset/metadata.csv" for arm in ARMS),
+            *(["descriptors.md"] if any(names_descriptors(arm["prompts"]) for arm in config["arms"].values()) else []),
         ],
     )
 
@@ -114,6 +116,13 @@ def of_clustering(study, settings, file, folder="clusters"):
 def clusters_of_arm(file):
     """A file of the clustering from which the wildcards' arm takes its training images and its prompts."""
     return lambda wildcards: of_clustering(wildcards.study, arm_settings(config, wildcards.arm), file)
+
+
+def where_prompts_name_descriptors(file):
+    """A file of the study's descriptors, for arms whose prompts name them."""
+    return lambda wildcards: (
+        f"results/{wildcards.study}/{file}" if names_descriptors(arm_settings(config, wildcards.arm)["prompts"]) else []
+    )
 
 
 def latents_of_arm(file):
@@ -254,6 +263,18 @@ def arms_of_ablation(wildcards):
 def images_to_classify(study, images):
     """An image set as classifiers see it: at its own size where that is below a patch's."""
     return native_file(study, images) if RESOLUTION < PATCH_SIZE else f"results/{study}/samples/{images}.h5"
+
+
+def described_patches(wildcards):
+    """The table that names for every image the training patch whose descriptors it should have."""
+    if wildcards.sampled in ("real", "vae"):
+        return table_of_image_set(wildcards)
+    return f"results/{wildcards.study}/prompts/{wildcards.sampled}.generate.csv"
+
+
+def prompts_name_descriptors(wildcards):
+    """Are the descriptors of an image set asked for? Real and reconstructed images stand for a generator that heeds them."""
+    return wildcards.sampled in ("real", "vae") or names_descriptors(arm_settings(config, wildcards.sampled)["prompts"])
 
 
 def images_of_mix(wildcards):

@@ -1,3 +1,7 @@
+localrules:
+    compare_descriptors,
+
+
 rule extract_features:
     input:
         images=file_of_images,
@@ -103,6 +107,30 @@ rule find_copies:
         code=code_digest("find_copies"),
     script:
         "../scripts/find_copies.py"
+
+
+rule compare_descriptors:
+    input:
+        asked=described_patches,
+        images="results/{study}/descriptors/{sampled}.csv",
+        train="results/{study}/descriptors/train.csv",
+        vocabulary="results/{study}/descriptors.json",
+    output:
+        "results/{study}/descriptors/{sampled}.json",
+    log:
+        "results/{study}/logs/compare_descriptors/{sampled}.log",
+    benchmark:
+        "results/{study}/benchmarks/compare_descriptors/{sampled}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        named=prompts_name_descriptors,
+        code=code_digest("compare_descriptors"),
+    script:
+        "../scripts/compare_descriptors.py"
 
 
 rule train_classifier:

@@ -1,5 +1,6 @@
 localrules:
     balance_subset,
+    bin_descriptors,
     build_prompts,
     draw_real,
     draw_atlas,
@@ -149,11 +150,56 @@ rule balance_subset:
         "../scripts/balance_subset.py"
 
 
+rule describe_images:
+    input:
+        file_of_images,
+    output:
+        "results/{study}/descriptors/{images}.csv",
+    log:
+        "results/{study}/logs/describe_images/{images}.log",
+    benchmark:
+        "results/{study}/benchmarks/describe_images/{images}.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        code=code_digest("describe_images"),
+    script:
+        "../scripts/describe_images.py"
+
+
+rule bin_descriptors:
+    input:
+        train="results/{study}/descriptors/train.csv",
+        kept="results/{study}/patches/train.kept.csv",
+    output:
+        "results/{study}/descriptors.json",
+    log:
+        "results/{study}/logs/bin_descriptors.log",
+    benchmark:
+        "results/{study}/benchmarks/bin_descriptors.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        words=config["descriptors"],
+        code=code_digest("bin_descriptors"),
+    script:
+        "../scripts/bin_descriptors.py"
+
+
 rule build_prompts:
     input:
         patches="results/{study}/patches/train.h5",
         subset_train=clusters_of_arm("subset.train.csv"),
         subset_valid=clusters_of_arm("subset.valid.csv"),
+        descriptors_train=where_prompts_name_descriptors("descriptors/train.csv"),
+        descriptors_valid=where_prompts_name_descriptors("descriptors/valid.csv"),
+        vocabulary=where_prompts_name_descriptors("descriptors.json"),
     output:
         train="results/{study}/prompts/{arm}.train.csv",
         valid="results/{study}/prompts/{arm}.valid.csv",
@@ -172,6 +218,7 @@ rule build_prompts:
         prompts=of_arm("prompts"),
         templates=config["prompts"],
         train=of_arm("train"),
+        index=of_arm("index"),
         images=config["generator"]["sampling"]["images"],
         seed=of_arm("image_seed"),
         code=code_digest("build_prompts"),

@@ -6,6 +6,7 @@ localrules:
     summarise_ablation,
     summarise_learning_curve,
     summarise_replicates,
+    summarise_descriptors,
 
 
 MAP = config["evaluation"]["map"]
@@ -165,6 +166,33 @@ rule summarise_study:
         code=code_digest("summarise_study"),
     script:
         "../scripts/summarise_study.py"
+
+
+rule summarise_descriptors:
+    input:
+        collect("results/{{study}}/descriptors/{sampled}.json", sampled=["vae", *ARMS]),
+    output:
+        table=report(
+            "results/{study}/descriptors.csv",
+            caption="../report/descriptors.rst",
+            category="Results",
+            labels={"figure": "descriptors"},
+        ),
+        text="results/{study}/descriptors.md",
+    log:
+        "results/{study}/logs/summarise_descriptors.log",
+    benchmark:
+        "results/{study}/benchmarks/summarise_descriptors.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        titles=TITLES,
+        code=code_digest("summarise_descriptors"),
+    script:
+        "../scripts/summarise_descriptors.py"
 
 
 REPLICATES = collect("{arm}-seed{seed}", arm=config["replicates"]["arms"], seed=config["replicates"]["seeds"])

@@ -16,7 +16,7 @@ from histoprompt.encoders import INCEPTION, no_inception
 from histoprompt.errors import InputError
 from histoprompt.reader_study.shares import check_shares
 from histoprompt.schedulers import check_scheduler
-from histoprompt.words import number_words
+from histoprompt.templates import PLACEHOLDERS, fill, template_of
 
 DOWNLOADED_PCAM = "resources/pcam"
 FOUNDATION = "resources/foundation"
@@ -74,10 +74,10 @@ def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
 
     Returns
     -------
-    `model` (the arm whose fine-tuned model is sampled), `prompts`, `encoder`, `k`, `train` (training images), `finetune` (None:
-    the base model is sampled), `sampling`, `seed` (of the fine-tuning) and `image_seed` (of labels, clusters and noise of the
-    generated images: the study's in every arm, so that image n differs between arms by nothing but the model and the prompt's
-    words).
+    `model` (the arm whose fine-tuned model is sampled), `prompts`, `index` (how their clusters are written), `encoder`, `k`,
+    `train` (training images), `finetune` (None: the base model is sampled), `sampling`, `seed` (of the fine-tuning) and
+    `image_seed` (of labels, clusters and noise of the generated images: the study's in every arm, so that image n differs
+    between arms by nothing but the model and the prompt's words).
     """
     replicate = _REPLICATE.fullmatch(arm)
     name, suffix = (replicate["arm"], f"-seed{replicate['seed']}") if replicate else (arm, "")
@@ -88,6 +88,7 @@ def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
     return {
         "model": model + suffix,
         "prompts": entry["prompts"],
+        "index": entry.get("index", "words"),
         "encoder": entry.get("encoder", config["morphology"]["encoder"]),
         "k": entry.get("k", config["morphology"]["k"]),
         "train": arms[model].get("train", config["subset"]["train"]),
@@ -343,7 +344,7 @@ class _Checker:
             )
 
     def check_templates(self) -> None:
-        for kind, fields in (("label", {"label"}), ("morphology", {"label", "index"})):
+        for kind, fields in PLACEHOLDERS.items():
             template = self.config["prompts"][kind]
             try:
                 found = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
@@ -605,20 +606,27 @@ class _Checker:
         except Exception as error:  # the library raises nothing narrower
             raise _unreadable(file, str(error)) from error
         tokenizer.no_truncation()
+        tokenizer.no_padding()
         limit = int(_model_config(encoder).get("max_position_embeddings", 77))  # what CLIP's configuration may leave out
+
+        def tokens(text: str) -> int:
+            return len(tokenizer.encode(text).ids)
+
+        # Commas part the phrases, so the longest of each together are the longest that a prompt may have to say.
+        descriptors = ", ".join(max(phrases, key=tokens) for phrases in self.config["descriptors"].values())
         for arm in all_arms(self.config):
             settings = arm_settings(self.config, arm)
-            kind = "label" if settings["prompts"] == "label" else "morphology"
+            kind = template_of(settings["prompts"])
             for label in self.config["data"]["classes"]:
-                for cluster in range(settings["k"] if kind == "morphology" else 1):
-                    prompt = self.config["prompts"][kind].format(label=label, index=number_words(cluster))
-                    tokens = len(tokenizer.encode(prompt).ids)
-                    if tokens > limit:
+                for cluster in range(settings["k"] if "index" in PLACEHOLDERS[kind] else 1):
+                    template, index = self.config["prompts"][kind], settings["index"]
+                    prompt = fill(template, label=label, cluster=cluster, index=index, descriptors=descriptors)
+                    if tokens(prompt) > limit:
                         self.refuse(
                             f"prompts.{kind}",
-                            found=f"a prompt of {tokens} tokens: {prompt!r}",
+                            found=f"a prompt of {tokens(prompt)} tokens: {prompt!r}",
                             expected=f"at most {limit} tokens, beginning and end included: the rest would be cut off",
-                            remedy="shorten the template, or the words of `data.classes`",
+                            remedy="shorten the template, the words of `data.classes`, or the phrases of `descriptors`",
                         )
 
 

@@ -16,7 +16,8 @@ from histoprompt.errors import InputError
 from histoprompt.files import read_csv, write_csv
 from histoprompt.patches import PatchFile
 from histoprompt.subset import COLUMNS, keyed_generator, part_of_subset
-from histoprompt.words import number_words
+from histoprompt.templates import INDICES, PLACEHOLDERS, fill, names_descriptors, template_of
+from histoprompt.vocabulary import bins_of_rows, phrases_of, read_vocabulary
 
 Clusters = npt.NDArray[np.int64]
 
@@ -31,12 +32,10 @@ class PromptKind:
 
     Attributes
     ----------
-    template : the config's template under `prompts` that is filled.
     named : (labels, true clusters, generator) -> the clusters that the training prompts name.
     meaningless : a control: within a label, the named clusters must tell nothing about the true ones.
     """
 
-    template: str
     named: Callable[[Clusters, Clusters, np.random.Generator], Clusters]
     meaningless: bool = False
 
@@ -56,13 +55,12 @@ def shuffled_clusters(labels: Clusters, clusters: Clusters, generator: np.random
 
 
 KINDS = {
-    "label": PromptKind("label", true_clusters),
-    "morphology": PromptKind("morphology", true_clusters),
-    "shuffled": PromptKind("morphology", shuffled_clusters, meaningless=True),
+    "label": PromptKind(true_clusters),
+    "morphology": PromptKind(true_clusters),
+    "shuffled": PromptKind(shuffled_clusters, meaningless=True),
+    "descriptor": PromptKind(true_clusters),
+    "morphology_descriptor": PromptKind(true_clusters),
 }
-# Placeholders of each template, all of them required: a prompt without its label, or without its cluster, says less than the
-# arm's name claims.
-PLACEHOLDERS = {"label": {"label"}, "morphology": {"label", "index"}}
 
 
 def check_template(name: str, template: str) -> None:
@@ -125,16 +123,39 @@ def draw_clusters(labels: Clusters, subset_labels: Clusters, subset_clusters: Cl
     return drawn
 
 
+def draw_patches(labels: Clusters, clusters: Clusters, subset: pd.DataFrame, seed: int) -> Clusters:
+    """A training patch of its label and cluster for every image to generate: the one whose descriptors its prompt names.
+
+    Whole patches are drawn, so that descriptors are named together as often as they are found together. Image n's draw depends
+    on the seed, on n and on the subset alone.
+
+    Parameters
+    ----------
+    labels, clusters : of the images.
+    subset : `row,label,cluster`; every label and cluster wanted is there.
+    """
+    uniform = keyed_generator(seed, "describe").random(len(labels))
+    drawn = np.empty(len(labels), np.int64)
+    for (label, cluster), members in subset.sort_values("row").groupby(["label", "cluster"]):
+        own = (labels == label) & (clusters == cluster)
+        drawn[own] = members["row"].to_numpy(np.int64)[(uniform[own] * len(members)).astype(np.int64)]
+    return drawn
+
+
 def build_prompts(
     patches_h5: str | Path,
     subset_train_csv: str | Path,
     subset_valid_csv: str | Path,
+    descriptors_train_csv: str | Path | None,
+    descriptors_valid_csv: str | Path | None,
+    vocabulary_json: str | Path | None,
     train_csv: str | Path,
     valid_csv: str | Path,
     generate_csv: str | Path,
     *,
     prompts: str,
     templates: dict[str, str],
+    index: str,
     train: int,
     images: int,
     seed: int,
@@ -145,12 +166,16 @@ def build_prompts(
     ----------
     patches_h5 : a patch file, for the words of its classes.
     subset_train_csv, subset_valid_csv : the balanced subsets, `row,id,label,cluster`.
+    descriptors_train_csv, descriptors_valid_csv, vocabulary_json : the splits' descriptors and the words for them, where
+        prompts name them; else None.
     train_csv, valid_csv : written: `row,id,label,cluster,prompt,true_cluster`; `cluster` is the one that the prompt names (or
         would name: the arm `label` keeps the column), `true_cluster` the patch's own.
-    generate_csv : written: `number,label,cluster,prompt`. Image n has label n % (number of classes) and, in every arm, the same
-        cluster, drawn from the training subset's frequencies.
-    prompts : `label`, `morphology` or `shuffled`.
-    templates : `label` with {label}, `morphology` with {label} and {index}, the cluster in words.
+    generate_csv : written: `number,label,cluster,prompt,row`. Image n has label n % (number of classes) and, in every arm, the
+        same cluster, drawn from the training subset's frequencies, and the same `row` of the train split, a patch of that label
+        and cluster: the prompt names its descriptors, if it names any.
+    prompts : a name of `KINDS`.
+    templates : those of the config key `prompts`.
+    index : how clusters are written, in `words` or `digits`.
     train : how many images the arm trains on at most: the whole subset, or equally many of every prompt.
     images : how many images the arm generates.
     seed : the study's seed.
@@ -159,13 +184,13 @@ def build_prompts(
     ------
     InputError : an unknown kind of prompt, a template that cannot be filled, or a class without training images.
     """
-    if prompts not in KINDS:
-        raise InputError(
-            "config key `arms.*.prompts`", found=repr(prompts), expected=f"one of {', '.join(KINDS)}", remedy="correct the name"
-        )
-    kind = KINDS[prompts]
-    template = templates[kind.template]
-    check_template(kind.template, template)
+    for key, name, known in (("prompts", prompts, KINDS), ("index", index, INDICES)):
+        if name not in known:
+            raise InputError(
+                f"config key `arms.*.{key}`", found=repr(name), expected=f"one of {', '.join(known)}", remedy="correct the name"
+            )
+    kind, template = KINDS[prompts], templates[template_of(prompts)]
+    check_template(template_of(prompts), template)
     with PatchFile(patches_h5) as patches:
         classes = patches.classes
     subset, valid = read_csv(subset_train_csv, COLUMNS), read_csv(subset_valid_csv, COLUMNS)
@@ -180,23 +205,31 @@ def build_prompts(
 
     part = subset if train >= len(subset) else part_of_subset(subset, train, seed)
 
-    def write(path: str | Path, table: pd.DataFrame, columns: tuple[str, ...]) -> None:
-        pairs = zip(table["label"], table["cluster"], strict=True)
-        sentences = [template.format(label=classes[label], index=number_words(cluster)) for label, cluster in pairs]
+    def write(path: str | Path, table: pd.DataFrame, descriptors_csv: str | Path | None, columns: tuple[str, ...]) -> None:
+        said = [""] * len(table)
+        if names_descriptors(prompts):
+            assert descriptors_csv is not None and vocabulary_json is not None
+            vocabulary = read_vocabulary(vocabulary_json)
+            said = phrases_of(bins_of_rows(descriptors_csv, vocabulary, table["row"]), vocabulary)
+        sentences = [
+            fill(template, label=classes[label], cluster=cluster, index=index, descriptors=phrases)
+            for label, cluster, phrases in zip(table["label"], table["cluster"], said, strict=True)
+        ]
         write_csv(path, table.assign(prompt=sentences)[list(columns)])
 
-    for path, table, split in ((train_csv, part, "train"), (valid_csv, valid, "valid")):
+    for path, table, split, descriptors_csv in (
+        (train_csv, part, "train", descriptors_train_csv),
+        (valid_csv, valid, "valid", descriptors_valid_csv),
+    ):
         labels, clusters = table["label"].to_numpy(np.int64), table["cluster"].to_numpy(np.int64)
         named = kind.named(labels, clusters, keyed_generator(seed, f"named clusters {split}"))
         if kind.meaningless and split == "train":
             check_meaningless(subset_train_csv, labels, clusters, named)
-        write(path, table.assign(cluster=named, true_cluster=clusters), (*COLUMNS, "prompt", "true_cluster"))
+        columns = (*COLUMNS, "prompt", "true_cluster")
+        write(path, table.assign(cluster=named, true_cluster=clusters), descriptors_csv, columns)
 
     numbers = np.arange(images)
     labels = numbers % len(classes)
     drawn = draw_clusters(labels, subset["label"].to_numpy(np.int64), subset["cluster"].to_numpy(np.int64), seed)
-    write(
-        generate_csv,
-        pd.DataFrame({"number": numbers, "label": labels, "cluster": drawn}),
-        ("number", "label", "cluster", "prompt"),
-    )
+    generate = {"number": numbers, "label": labels, "cluster": drawn, "row": draw_patches(labels, drawn, subset, seed)}
+    write(generate_csv, pd.DataFrame(generate), descriptors_train_csv, ("number", "label", "cluster", "prompt", "row"))
