@@ -193,7 +193,7 @@ def of_morphology(file):
 
 def trained_on(wildcards):
     """The rows of the train split that an image set's model was trained on; of real and reconstructed images, the whole subset."""
-    if wildcards.sampled in ("real", "vae"):
+    if wildcards.sampled in ("real", *CONTROLS):
         return of_clustering(wildcards.study, morphology_of(config, wildcards.sampled), "subset.train.csv")
     return f"results/{wildcards.study}/prompts/{arm_settings(config, wildcards.sampled)['model']}.train.csv"
 
@@ -267,14 +267,14 @@ def images_to_classify(study, images):
 
 def described_patches(wildcards):
     """The table that names for every image the training patch whose descriptors it should have."""
-    if wildcards.sampled in ("real", "vae"):
+    if wildcards.sampled in ("real", *CONTROLS):
         return table_of_image_set(wildcards)
     return f"results/{wildcards.study}/prompts/{wildcards.sampled}.generate.csv"
 
 
 def prompts_name_descriptors(wildcards):
     """Are the descriptors of an image set asked for? Real and reconstructed images stand for a generator that heeds them."""
-    return wildcards.sampled in ("real", "vae") or names_descriptors(arm_settings(config, wildcards.sampled)["prompts"])
+    return wildcards.sampled in ("real", *CONTROLS) or names_descriptors(arm_settings(config, wildcards.sampled)["prompts"])
 
 
 def images_of_mix(wildcards):
