@@ -284,7 +284,7 @@ def images_of_mix(wildcards):
 
 def images_of_curve(wildcards):
     """The images that a learning curve adds to real patches; none for the curve of real patches alone."""
-    return [] if wildcards.curve == "real" else images_to_classify(wildcards.study, wildcards.curve)
+    return [] if wildcards.curve == "real" else [images_to_classify(wildcards.study, wildcards.curve)]
 
 
 def finetuned_of_curves():
