@@ -13,6 +13,8 @@ from reader_files import write_study
 
 from histoprompt.files import read_json
 from histoprompt.patches import PatchFile
+from histoprompt.reader_study.analysis import analyse
+from histoprompt.reader_study.answers import read_sessions
 from histoprompt.reader_study.make import PAGE, make_reader_study
 from histoprompt.reader_study.order import presentation
 
@@ -393,3 +395,26 @@ def test_a_study_of_200_images_opens_within_a_second(context, tmp_path):
         )
         assert heading(page) == "Real or synthetic?"
     assert min(seconds) < 1, seconds
+
+
+def test_what_the_page_saves_is_what_the_analysis_reads(context, study, tmp_path):
+    def session():
+        with page.expect_download() as download:
+            press(page, "d" if heading(page).startswith("Image") else "Enter")
+        download.value.save_as(tmp_path / "answers.csv")
+        return read_sessions([tmp_path / "answers.csv"], study["key"], simulated=False)[0]
+
+    page = sign_in(context, study, "Reader.A-1")
+    train(page)
+    press(page, "m")
+    page.keyboard.type('"odd", they said')
+    press(page, "Enter", *["s", "4", "Enter"] * 10)
+    half = session()
+    assert (half.reader.lower(), len(half.answers), half.missing) == ("reader.a-1", 10, 34)
+    press(page, *["r", "2", "Enter"] * 34)
+    whole = session()
+    assert (len(whole.answers), whole.missing) == (44, 0)
+    assert [(a.synthetic, a.confidence) for a in whole.answers] == [(True, 4)] * 10 + [(False, 2)] * 34
+    row = analyse(study["key"], [whole], margin=0.1, draws=10, seed=0)["readers"][0]
+    assert row["sensitivity"]["answers"] == row["specificity"]["answers"] == 20
+    assert row["sensitivity"]["hits"] + 20 - row["specificity"]["hits"] == 10

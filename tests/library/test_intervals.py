@@ -128,3 +128,9 @@ def test_macro_auc_is_scikit_learns_beyond_two_classes(seed: int) -> None:
     assert value == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"))
     low, high = auc_interval(value, parts, labels)
     assert low < value < high
+
+
+def test_scores_that_are_all_alike_are_certainly_worth_nothing() -> None:
+    labels = np.repeat([0, 1], [5, 7])
+    auc, parts = macro_auc(np.full((12, 2), 0.5), labels)
+    assert (auc, *auc_interval(auc, parts, labels)) == (0.5, 0.5, 0.5)

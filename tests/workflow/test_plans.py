@@ -218,3 +218,25 @@ def test_a_copy_elsewhere_plans_the_same(project, tmp_path):
     for path in (tmp_path / "copy").rglob("*"):
         os.utime(path)
     assert Project(tmp_path / "copy").planned() == project.planned()
+
+
+def test_readers_are_simulated_until_answers_come_back(project, tmp_path):
+    jobs = project.planned()
+    assert {"simulate_readers", "analyse_simulated_readers"} <= jobs
+    assert "plan_reader_study" not in jobs and "analyse_reader_study" not in jobs
+    result = project.run("-n", "--", "results/demo/reader_study/analysis.md")
+    assert result.returncode != 0
+    assert "config key `reader_study.answers`" in result.stdout and "put the CSV files" in result.stdout
+
+    def answered(config):
+        config["reader_study"]["answers"] = str(tmp_path)
+
+    (tmp_path / "one.csv").touch()
+    jobs = project.planned("--configfile", project.edit("answered.yaml", answered))
+    assert "analyse_reader_study" in jobs and "simulate_readers" not in jobs
+
+
+def test_a_reader_study_is_planned_by_name(project):
+    result = project.run("-n", "plan_reader_study")
+    assert result.returncode == 0 and "results/demo/reader_study/power.md" in result.stdout
+    assert "make_phantom" not in result.stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -9,6 +10,9 @@ import time
 import pandas as pd
 import pytest
 from harness import ENVIRONMENT, copy_project, mini_study, write_models
+
+from histoprompt.reader_study.answers import read_key, write_answers
+from histoprompt.reader_study.order import presentation
 
 STUDY = ("--configfile", "config/mini.yaml")
 ARM = {
@@ -64,6 +68,8 @@ def test_the_results_are_there(project):
         "reader_study/key.json",
         "calibration.csv",
         "figures/reliability.png",
+        "reader_study/simulated_analysis/analysis.md",
+        "reader_study/simulated_analysis/figures/patches.png",
         "clusters/tiny/k3/atlas.png",
         "clusters/tiny/sweep.png",
         "samples/morphology/dataset/metadata.csv",
@@ -115,6 +121,35 @@ def test_a_learning_curve_says_what_synthetic_patches_are_worth(project):
     assert table["generator_saw"].dropna().tolist() == [0] * 4 + [everything] * 4
     assert {"auc seed 1", "auc seed 2"} <= set(table.columns)
     assert (project.folder / "results/mini/figures/learning_curve.png").stat().st_size > 0
+
+
+def test_answers_that_came_back_are_analysed(project):
+    results = project.folder / "results/mini/reader_study"
+    answers = project.folder / "answers"
+    answers.mkdir()
+    shutil.copy(results / "simulated/simulated-sharp-1.csv", answers / "one.csv")
+
+    def answered(config):
+        mini_study(config)
+        config["reader_study"]["answers"] = "answers"
+
+    study = ("--configfile", project.edit("answered.yaml", answered))
+    result = project.run("--cores", "1", *study)
+    assert result.returncode != 0 and "'simulated-sharp-1' is a simulated reader among people" in result.stdout
+
+    key = read_key(results / "key.json")
+    entries = {entry["image"]: entry["source"] for entry in key["images"]}
+    shown = [place for place in presentation(key, "One") if place.part == "main"]
+    rows = [
+        (key["study"], key["page"], "One", str(p.position), p.image, str(int(p.repeat)), entries[p.image], "4", "", "", "2.5")
+        for p in shown
+    ]
+    write_answers(answers / "one.csv", rows)
+    result = project.run("--cores", "1", *study)
+    assert result.returncode == 0 and "rule analyse_reader_study:" in result.stdout
+    text = (results / "analysis.md").read_text()
+    assert text.startswith("# reader study mini") and "1 reader judged 4 real and 4 synthetic images" in text
+    assert project.planned(*STUDY) == set()
 
 
 def test_a_second_run_has_nothing_to_do(project):
@@ -200,13 +235,14 @@ def test_a_library_edit_reruns_its_stage_and_what_follows(project, edited):
     edited("workflow/scripts/histoprompt/summary.py", lambda text: text + "\n_EDIT = 1\n")
     assert project.planned(*STUDY) == {"summarise_study"}
     edited("workflow/scripts/histoprompt/reader_study/page/style.css", lambda text: text + "\n")
-    assert project.planned(*STUDY) == {"summarise_study", "make_reader_study"}
+    readers = {"make_reader_study", "simulate_readers", "analyse_simulated_readers"}
+    assert project.planned(*STUDY) == {"summarise_study", *readers}
     edited("workflow/scripts/histoprompt/metrics.py", lambda text: text + "\n_EDIT = 1\n")
     images = ("real", "resampled", "vae", "pretrained", "morphology")
     stages = ("compute_metrics", "find_copies")
     assert project.planned(*STUDY) == {
         "summarise_study",
-        "make_reader_study",
+        *readers,
         "draw_coverage",
         *(f"{stage} {name}" for stage in stages for name in images),
     }

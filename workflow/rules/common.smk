@@ -24,6 +24,8 @@ from histoprompt.digest import model_digest
 from histoprompt.environment import gpus_for
 from histoprompt.errors import InputError
 from histoprompt.fingerprints import fingerprint
+from histoprompt.reader_study.answers import find_answers
+from histoprompt.reader_study.kinds import simulated_readers
 from histoprompt.templates import names_descriptors
 
 SCRIPTS = Path(workflow.basedir) / "workflow/scripts"
@@ -89,6 +91,7 @@ def study_results():
             "figures/reliability.png",
             "reader_study/page/index.html",
             "reader_study/key.json",
+            analysis_of_readers(),
             "clusters/{encoder}/k{k}/atlas.png".format(**config["morphology"]),
             "clusters/{encoder}/sweep.png".format(**config["morphology"]),
             *(f"patches/{split}.dropped.csv" for split in SPLITS),
@@ -96,6 +99,12 @@ def study_results():
             *(["descriptors.md"] if any(names_descriptors(arm["prompts"]) for arm in config["arms"].values()) else []),
         ],
     )
+
+
+def analysis_of_readers():
+    """The analysis of the readers' answers; of simulated readers, as long as there are none."""
+    folder = "simulated_analysis/" if config["reader_study"]["answers"] is None else ""
+    return f"reader_study/{folder}analysis.md"
 
 
 def of_arm(key):
@@ -275,6 +284,21 @@ def described_patches(wildcards):
 def prompts_name_descriptors(wildcards):
     """Are the descriptors of an image set asked for? Real and reconstructed images stand for a generator that heeds them."""
     return wildcards.sampled in ("real", *CONTROLS) or names_descriptors(arm_settings(config, wildcards.sampled)["prompts"])
+
+
+def images_of_reader_study():
+    """The image files from which a reader study is drawn."""
+    return collect(
+        "results/{{study}}/{file}.h5", file=["patches/test", *(f"samples/{arm}" for arm in config["reader_study"]["arms"])]
+    )
+
+
+def returned_answers(wildcards):
+    """The answers that readers sent back."""
+    try:
+        return find_answers(config["reader_study"]["answers"])
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def images_of_mix(wildcards):

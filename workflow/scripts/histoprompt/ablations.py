@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import wilson_interval
-from histoprompt.summary import Cell, Row, copies_of, csv_row, markdown_table, reasons, row_of_protocol, show_cell
+from histoprompt.markdown import markdown_table
+from histoprompt.summary import Cell, Row, copies_of, csv_row, reasons, row_of_protocol, show_cell
 
 FLOORS = ("real", "vae")
 HALF = 0.5  # of what real images reach: precision or recall of at least so much is called high, of less low

@@ -142,10 +142,11 @@ def sampling_error(contributions: npt.ArrayLike, labels: npt.ArrayLike) -> float
 def auc_interval(auc: float, contributions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
     """95 % interval of an AUC over other test items (DeLong, DeLong & Clarke-Pearson, Biometrics 44, 1988).
 
-    Perfect separation has no variance to estimate; the interval is then Wilson's for the smallest class without a miss.
+    Perfect separation has no variance to estimate; the interval is then Wilson's for the smallest class without a miss. Where
+    all items score alike, 0.5 is certain.
     """
     reach = normal_reach(sampling_error(contributions, labels))
-    if reach < 1e-9:  # nothing but rounding
+    if reach < 1e-9 and min(auc, 1 - auc) < 1e-9:  # nothing but rounding
         least = int(np.unique(labels, return_counts=True)[1].min())
         low, high = wilson_interval(least, least)
         return (low, high) if auc > 0.5 else (1 - high, 1 - low)

@@ -18,9 +18,9 @@ from scipy.optimize import isotonic_regression
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import Floats, auc_interval, macro_auc, mean_interval, normal_reach, sampling_error
+from histoprompt.markdown import markdown_table
 from histoprompt.patches import Labels, PatchFile
 from histoprompt.scores import score
-from histoprompt.summary import markdown_table
 
 _WIDTH = 120
 _PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, without black and yellow

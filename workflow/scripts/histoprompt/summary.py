@@ -13,6 +13,7 @@ import pandas as pd
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import mean_interval
+from histoprompt.markdown import markdown_table
 
 Cell = Mapping[str, Any]
 Row = dict[str, Cell]
@@ -223,20 +224,6 @@ def show_cell(cell: Cell | None, column: str) -> str:
 
 def _digits(column: str) -> int:
     return 2 if column.startswith(("FD-", "FID-")) else 3
-
-
-def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table whose columns also line up in a terminal: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "| " + " | ".join(cells) + " |"
-
-    rule = "|" + "|".join(("-" * (width + 2)) if i == 0 else ("-" * (width + 1) + ":") for i, width in enumerate(widths)) + "|"
-    return [line(head), rule, *map(line, body)]
 
 
 def _names_of_distances(report: Mapping[str, Any]) -> str:

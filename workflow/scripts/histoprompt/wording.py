@@ -12,8 +12,8 @@ import pandas as pd
 
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, read_json, write_csv, write_json
+from histoprompt.markdown import markdown_table
 from histoprompt.metrics import share
-from histoprompt.summary import markdown_table
 from histoprompt.vocabulary import Rows, bins_of_rows, read_vocabulary
 
 ALL = "all"  # every descriptor of an image at once
