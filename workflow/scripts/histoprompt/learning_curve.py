@@ -330,7 +330,7 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
     for i, curve in enumerate(curves):
         own = table[table["curve"] == curve]
         colour, marker = (_REAL, "s") if curve == "real" else (_PALETTE[(i - 1) % 6], _MARKERS[(i - 1) % 6])
-        aside = 1.03 ** (i - (len(curves) - 1) / 2)  # else bars of several curves hide each other
+        aside = 1.07 ** (i - (len(curves) - 1) / 2)  # else bars of several curves hide each other
         places = np.where(own["real"] > 0, own["real"], nothing) * aside
         label = "real patches alone" if curve == "real" else f"with {own['synthetic'].iloc[0]:,} of {titles.get(curve, curve)}"
         errors = [own["auc"] - own["low"], own["high"] - own["auc"]]
@@ -338,7 +338,7 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
         axis.plot(places[drawn], own["auc"][drawn], color=colour, linewidth=1.6)
         axis.errorbar(places, own["auc"], yerr=errors, color=colour, fmt="none", elinewidth=1, capsize=3)
         for seed in own.filter(like="auc seed "):
-            axis.plot(places * 0.965, own[seed], ".", color=colour, markersize=4)
+            axis.plot(places * 0.97, own[seed], ".", color=colour, markersize=4)
         seen = own["saw_more"].to_numpy()
         axis.plot(places[~seen], own["auc"][~seen], marker, color=colour, markersize=6)
         axis.plot(places[seen], own["auc"][seen], marker, color=colour, markersize=6, markerfacecolor="white")
