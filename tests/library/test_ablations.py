@@ -85,7 +85,8 @@ def files(folder, arms):
         write_json(metrics[-1], report)
     for name in arms:
         copies.append(folder / f"{name}.copies.json")
-        shares = {"authentic": cell(0.6), "near_copies": cell(0.4 if name == "few" else 0.01, 0.01)}
+        none_found = {"value": 0.0, "low": 2e-19, "high": 0.004}  # Wilson's interval, rounding and all
+        shares = {"authentic": cell(0.6), "near_copies": cell(0.4) if name == "few" else none_found}
         write_json(copies[-1], {"name": name, "train": 50, "held_out": 200, "near_copies_held_out": 0.01} | shares)
     return metrics, copies
 
