@@ -252,7 +252,8 @@ def _legend(
     patch, generator = report["sizes"]["patch"], report["sizes"]["generator"]
     resampled = (
         f"`resampled` is the same patches resized to the generator's {generator} px, as for training, and back: what it has "
-        "more than `real` is made by resampling alone. "
+        "more than `real` is made by resampling alone, and a generator that had learned its training images perfectly would "
+        "stand here. "
         if patch != generator
         else ""
     )
