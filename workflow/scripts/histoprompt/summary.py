@@ -237,7 +237,7 @@ def _protocol(name: str, patch: int, generator: int) -> str:
     if name == "matched":
         return (
             f"real and synthetic images are averaged over areas to {min(patch, generator)} px, the smaller of patch and "
-            "generator, and anti-aliased to the encoder's input. Its distances compare images alone."
+            "generator, and anti-aliased to the encoder's input. No difference of size is left in its distances."
         )
     return (
         f"real patches at {patch} px and synthetic images at the generator's {generator} px are each resized to the encoder's "
