@@ -1,9 +1,10 @@
 """Features of an image set, once for every protocol in which image sets are compared.
 
 `matched` compares at one size. Both sides are averaged over areas down to the smaller of patch and generator, and reach the
-encoder's input by its own anti-aliased filter: no difference of size is left. `paper` compares as the paper did. Real patches stay
-at the patch size and synthetic images at the generator's, and both reach the encoder's input by bilinear interpolation without
-anti-aliasing, as in clean-fid's legacy mode: its distances also hold how far each side was resized. (Parmar et al. 2022.)
+encoder's input by its own anti-aliased filter: no difference of size is left. `paper` compares as the paper did. Real patches
+stay at the patch size and synthetic images at the generator's, and both reach the encoder's input by bilinear interpolation
+without anti-aliasing, as in clean-fid's legacy mode: its distances also hold how far each side was resized.
+(Parmar et al. 2022.)
 """
 
 from __future__ import annotations
