@@ -279,10 +279,10 @@ def test_a_prompt_longer_than_the_text_encoder_takes(config, models):
     tokenizer.enable_truncation(4)
     tokenizer.save(str(models / "diffusion/tokenizer/tokenizer.json"))
     (models / "diffusion/text_encoder/config.json").write_text(json.dumps({"max_position_embeddings": 8}))
+    config["ablations"] = {}
     check_config(config, schema=SCHEMA, study_file="")
     config["arms"] = {"far": {"prompts": "morphology", "k": 102}}
     config["replicates"]["arms"] = []
-    config["ablations"] = {}
     config["reader_study"]["arms"] = ["far"]
     config["learning_curve"]["arms"] = ["far"]
     text = message(config)
@@ -297,6 +297,7 @@ def test_the_longest_descriptors_count(config, models):
     tokenizer.save(str(models / "diffusion/tokenizer/tokenizer.json"))
     (models / "diffusion/text_encoder/config.json").write_text(json.dumps({"max_position_embeddings": 12}))
     config["arms"] |= {"described": {"prompts": "descriptor"}}
+    config["ablations"] = {}
     config["descriptors"] = {"eosin": ["pale", "of no great strength"], "texture": ["fine", "coarse or so"]}
     check_config(config, schema=SCHEMA, study_file="")
     config["descriptors"]["texture"][0] = "finer than anything else"

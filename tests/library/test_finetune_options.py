@@ -247,7 +247,7 @@ def saved_steps(state: Path) -> list[int]:
 def test_two_processes_stop_together_and_one_goes_on(inputs: Path, pipeline_folder: Path, tmp_path: Path) -> None:
     def run_until_saved(processes: int, after: int) -> int:
         process = launched(inputs, pipeline_folder, tmp_path / "arm", processes, steps=4000)
-        for _ in range(600):
+        for _ in range(3000):
             if any(step > after for step in saved_steps(tmp_path / "state")):
                 break
             time.sleep(0.1)

@@ -100,16 +100,17 @@ def test_only_inception_gives_a_fid_and_only_clip_a_cmmd(tmp_path: Path) -> None
     for file in files:
         report = json.loads(file.read_text())
         distances = {metric: cell(None, "no weights") for metric in ("fd", "kd")}
-        report["encoders"]["inception"] = report["encoders"]["dino"] | {"kind": "inception"} | distances
-        report["encoders"]["clip"] = report["encoders"]["dino"] | {"kind": "clip", "cmmd": cell(0.25)}
+        matched = report["protocols"]["matched"]
+        matched["inception"] = matched["dino"] | {"kind": "inception"} | distances
+        matched["clip"] = matched["dino"] | {"kind": "clip", "cmmd": cell(0.25)}
         file.write_text(json.dumps(report))
     summarise_study(files, [], [], tmp_path / "s.csv", tmp_path / "s.md", study="demo", titles={})
     columns = pd.read_csv(tmp_path / "s.csv").columns
-    assert {"FID-inception", "KID-inception", "FD-clip", "CMMD-clip"} <= set(columns)
-    assert not {"FD-inception", "KD-inception", "FID-clip", "CMMD-inception", "CMMD-dino"} & set(columns)
+    assert {"FID-inception matched", "KID-inception matched", "FD-clip matched", "CMMD-clip matched"} <= set(columns)
+    assert not {f"{name} matched" for name in ("FD-inception", "KD-inception", "FID-clip", "CMMD-dino")} & set(columns)
     text = (tmp_path / "s.md").read_text()
     words = " ".join(text.split())
-    assert "- real, label; FID-inception, KID-inception: no weights" in words
+    assert "- real, label; FID-inception matched, KID-inception matched: no weights" in words
     assert "| FID | KID | precision |" in words and "| KD-clip | CMMD | precision |" in words
     assert "FID and KID are those of clean-fid's Inception. CMMD is that of CLIP" in words and "no FID" not in words
 

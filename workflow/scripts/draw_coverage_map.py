@@ -5,11 +5,10 @@ from histoprompt.job import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0], "draw_coverage_map"):
-        names = snakemake.params.names
         draw_coverage_map(
-            dict(zip(names, snakemake.input.features, strict=True)),
-            dict(zip(names, snakemake.input.tables, strict=True)),
-            dict(zip(names, snakemake.input.images, strict=True)),
+            dict(zip(snakemake.params.names, snakemake.input.features, strict=True)),
+            dict(zip(snakemake.params.names, snakemake.input.tables, strict=True)),
+            dict(zip(snakemake.params.names, snakemake.input.images, strict=True)),
             snakemake.input.held_out,
             snakemake.input.assignments,
             snakemake.input.patches,

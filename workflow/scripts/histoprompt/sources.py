@@ -131,7 +131,7 @@ def read_image(path: Path, digest: str, size: int | None = None) -> Images:
     try:
         image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # what PIL raises depends on which part of a file is broken
-        found = f"{len(content)} bytes that are no readable image ({error})"
+        found = f"no readable image ({error})"
         raise InputError(path, found=found, expected="a PNG file", remedy=_REMAKE) from error
     if image.shape[0] != image.shape[1] or size not in (None, len(image)):
         raise InputError(
