@@ -363,7 +363,7 @@ def test_an_ablations_arms_are_arms(config):
     ]
     assert varied_setting(config, "morphology_w5", "sampling.guidance") == 5 and varied_setting(config, "k33", "k") == 33
     assert arm_settings(config, "morphology_w5")["model"] == "morphology"
-    assert morphology_of(config, "by_resnet-seed1") == {"encoder": "resnet", "k": 12}
+    assert morphology_of(config, "by_resnet-seed1") == {"encoder": "resnet", "k": 16}
     assert arm_settings(config, "train_100") == arm_settings(config, "morphology") | {"model": "train_100", "train": 100}
 
 
