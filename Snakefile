@@ -36,6 +36,7 @@ rule replicate:
 rule ablations:
     input:
         collect("results/{study}/ablations/{ablation}.{form}", study=STUDY, ablation=ABLATIONS, form=["csv", "md", "png"]),
+        collect("results/{study}/{file}", study=STUDY, file=table_of_descriptors(all_arms(config))),
 
 
 rule coverage_map:

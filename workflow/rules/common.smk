@@ -96,7 +96,7 @@ def study_results():
             "clusters/{encoder}/sweep.png".format(**config["morphology"]),
             *(f"patches/{split}.dropped.csv" for split in SPLITS),
             *(f"samples/{arm}/dataset/metadata.csv" for arm in ARMS),
-            *(["descriptors.md"] if any(names_descriptors(arm["prompts"]) for arm in config["arms"].values()) else []),
+            *table_of_descriptors(config["arms"]),
         ],
     )
 
@@ -125,6 +125,17 @@ def of_clustering(study, settings, file, folder="clusters"):
 def clusters_of_arm(file):
     """A file of the clustering from which the wildcards' arm takes its training images and its prompts."""
     return lambda wildcards: of_clustering(wildcards.study, arm_settings(config, wildcards.arm), file)
+
+
+def table_of_descriptors(arms):
+    """The comparison of images with their captions' descriptors, where the captions of one of these arms name any."""
+    return ["descriptors.md"] if any(names_descriptors(entry["prompts"]) for entry in arms.values()) else []
+
+
+def compared_by_descriptors():
+    """The study's arms, all scored against one request, and the arms of ablations whose captions name descriptors."""
+    others = {name: entry for name, entry in all_arms(config).items() if name not in ARMS}
+    return ["vae", *ARMS, *(name for name, entry in others.items() if names_descriptors(entry["prompts"]))]
 
 
 def where_prompts_name_descriptors(file):

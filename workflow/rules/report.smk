@@ -170,7 +170,7 @@ rule summarise_study:
 
 rule summarise_descriptors:
     input:
-        collect("results/{{study}}/descriptors/{sampled}.json", sampled=["vae", *ARMS]),
+        collect("results/{{study}}/descriptors/{sampled}.json", sampled=compared_by_descriptors()),
     output:
         table=report(
             "results/{study}/descriptors.csv",
