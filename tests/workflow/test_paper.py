@@ -45,6 +45,7 @@ def stand_ins(config):
     # The others are made by the same jobs.
     config["arms"] = {name: config["arms"][name] for name in ("pretrained", "morphology")}
     config["replicates"]["arms"] = []
+    config["ablations"] = {}
     config["reader_study"] |= {"arms": ["morphology"], "images": 8, "blocks": 2, "repeats": 2, "training": 2}
     config["learning_curve"] |= {"arms": ["morphology"], "real": [10]}
 

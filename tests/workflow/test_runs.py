@@ -23,7 +23,7 @@ ARM = {
         "generate_images morphology, 1",
     ),
     *("export_dataset morphology", "extract_features tiny, morphology", "compute_metrics morphology"),
-    *("find_copies morphology", "draw_coverage"),
+    *("find_copies morphology", "draw_coverage", "draw_reliability"),
     *("train_classifier morphology", "train_classifier real+morphology", "draw_arms", "summarise_study"),
 }
 
@@ -105,7 +105,7 @@ def test_an_ablations_setting_reruns_that_arm(project):
 
     own = ("finetune_diffusion few", "generate_images few, 0", "generate_images few, 1", "export_dataset few")
     study = ("--configfile", project.edit("few.yaml", change))
-    after = ("embed_images tiny, few", "compute_metrics few", "find_copies few", "summarise_ablation patches")
+    after = ("extract_features tiny, few", "compute_metrics few", "find_copies few", "summarise_ablation patches")
     assert project.planned("ablations", *study) == {*own, *after}
     assert project.planned(*study) == set()
 
