@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="resnet")
     parser.add_argument("--reference", default="ddim:50", help="scheduler:steps")
     parser.add_argument("--candidates", nargs="+", default=["unipc:8", "unipc:12", "dpm++:12", "unipc:16"])
+    parser.add_argument("--images", type=int, help="fewer than the arm has")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1)
@@ -50,7 +51,9 @@ def sample(options: argparse.Namespace, way: str, folder: Path) -> float:
     generator = config["generator"]
     settings = generator["sampling"] | {"scheduler": scheduler, "steps": int(steps), "shards": 1}
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [options.study / f"prompts/{options.arm}.generate.csv", options.study / f"models/{options.arm}/manifest.json"]
+    prompts = (options.study / f"prompts/{options.arm}.generate.csv").read_text().splitlines()
+    (folder / "prompts.csv").write_text("\n".join(prompts[: options.images + 1 if options.images else None]))
+    paths = [folder / "prompts.csv", options.study / f"models/{options.arm}/manifest.json"]
     keywords = {"model": generator["model"], "revision": generator["revision"], "resolution": generator["resolution"]}
     keywords |= {"settings": settings, "shard": 0, "seed": config["seed"]}
     keywords |= {"device": options.device, "threads": options.threads}
@@ -99,10 +102,10 @@ def distances(options: argparse.Namespace, features: dict[str, np.ndarray]) -> d
         way: np.array([frechet_distance(*half, *moments(part, rows)) for half, rows in halves])
         for way, part in features.items()
     }
-    notes, base, of_reference = {}, values[options.reference], of_halves(options.reference)
+    notes, base, of_reference = {}, values[options.reference], of_halves[options.reference]
     for way in options.candidates:
         gap = values[way] - base
-        low, high = half_sample_interval(gap, of_halves(way) - of_reference, low=-np.inf)
+        low, high = half_sample_interval(gap, of_halves[way] - of_reference, low=-np.inf)
         notes[way] = (
             f"FD-{options.encoder}: {way} {values[way]:.2f}, {options.reference} {base:.2f}, paired difference {gap:+.2f} "
             f"[{low:+.2f}, {high:+.2f}], {gap / base:+.1%} [{low / base:+.1%}, {high / base:+.1%}], N = {count}"
