@@ -21,11 +21,12 @@ from histoprompt.descriptors import (
 )
 from histoprompt.errors import InputError
 from histoprompt.intervals import roc_auc
+from histoprompt.metrics import chance_agreement
 from histoprompt.patches import write_patches
 from histoprompt.phantom import generate
 from histoprompt.phantom.morphologies import MORPHOLOGIES
 from histoprompt.vocabulary import DESCRIPTORS, Scale, bin_descriptors, bins_of_rows, equal_bins, phrases_of, read_vocabulary
-from histoprompt.wording import chance, compare_descriptors, summarise_descriptors
+from histoprompt.wording import compare_descriptors, summarise_descriptors
 
 HAEMATOXYLIN, EOSIN = (np.array(stain) / np.linalg.norm(stain) for stain in ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)))
 
@@ -201,7 +202,7 @@ def test_chance_is_the_mean_over_all_permutations_within_labels(data, size):
     shares = [
         np.mean(asked[list(order)] == measured) for order in permutations(range(size)) if (labels[list(order)] == labels).all()
     ]
-    assert chance(asked, measured, labels) == pytest.approx(np.mean(shares))
+    assert chance_agreement(asked, measured, labels) == pytest.approx(np.mean(shares))
 
 
 def compared(folder, images, rows, **changes):

@@ -46,7 +46,8 @@ PATCH_SIZE, RESOLUTION = config["data"]["patch_size"], config["generator"]["reso
 COMPARED_SIZE = min(PATCH_SIZE, RESOLUTION)
 # Real patches sent to the generator's size and back, where that is another one, and through its autoencoder.
 CONTROLS = ["vae"] if PATCH_SIZE == RESOLUTION else ["resampled", "vae"]
-IMAGE_SETS = ["real", *CONTROLS, *ARMS]
+OF_REAL_PATCHES = ["real", *CONTROLS]
+IMAGE_SETS = [*OF_REAL_PATCHES, *ARMS]
 TITLES = arm_titles(config, ARMS)
 ABLATIONS = list(config["ablations"])
 MISSING_ENCODERS = missing_encoders(config)
@@ -213,7 +214,7 @@ def of_morphology(file):
 
 def trained_on(wildcards):
     """The rows of the train split that an image set's model was trained on; of real and reconstructed images, the whole subset."""
-    if wildcards.sampled in ("real", *CONTROLS):
+    if wildcards.sampled in OF_REAL_PATCHES:
         return of_clustering(wildcards.study, morphology_of(config, wildcards.sampled), "subset.train.csv")
     return f"results/{wildcards.study}/prompts/{arm_settings(config, wildcards.sampled)['model']}.train.csv"
 
@@ -253,9 +254,14 @@ def features_of(images):
     return paths
 
 
+def table_of(study, images):
+    """Label and cluster of every image of a set; controls keep those of the real patches they come from."""
+    return f"results/{study}/samples/{'real' if images in CONTROLS else images}.csv"
+
+
 def table_of_image_set(wildcards):
-    """Label and cluster of every image; controls keep those of the real patches they come from."""
-    return f"results/{wildcards.study}/samples/{'real' if wildcards.sampled in CONTROLS else wildcards.sampled}.csv"
+    """Label and cluster of every image of the wildcards' set."""
+    return table_of(wildcards.study, wildcards.sampled)
 
 
 def of_ablation(files, also=()):
@@ -287,14 +293,14 @@ def images_to_classify(study, images):
 
 def described_patches(wildcards):
     """The table that names for every image the training patch whose descriptors it should have."""
-    if wildcards.sampled in ("real", *CONTROLS):
+    if wildcards.sampled in OF_REAL_PATCHES:
         return table_of_image_set(wildcards)
     return f"results/{wildcards.study}/prompts/{wildcards.sampled}.generate.csv"
 
 
 def prompts_name_descriptors(wildcards):
     """Are the descriptors of an image set asked for? Real and reconstructed images stand for a generator that heeds them."""
-    return wildcards.sampled in ("real", *CONTROLS) or names_descriptors(arm_settings(config, wildcards.sampled)["prompts"])
+    return wildcards.sampled in OF_REAL_PATCHES or names_descriptors(arm_settings(config, wildcards.sampled)["prompts"])
 
 
 def images_of_reader_study():

@@ -72,7 +72,7 @@ rule draw_coverage:
 rule draw_coverage_map:
     input:
         features=collect("results/{{study}}/embeddings/{encoder}/{sampled}.npy", encoder=MAP["encoder"], sampled=IMAGE_SETS),
-        tables=collect("results/{{study}}/samples/{sampled}.csv", sampled=["real" if s in CONTROLS else s for s in IMAGE_SETS]),
+        tables=[table_of("{study}", images) for images in IMAGE_SETS],
         images=collect("results/{{study}}/samples/{sampled}.h5", sampled=IMAGE_SETS),
         held_out="results/{{study}}/embeddings/{encoder}/test.npy".format(**MAP),
         assignments="results/{{study}}/clusters/{encoder}/k{k}/test.csv".format(**config["morphology"]),

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from histoprompt.figures import PALETTE
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import wilson_interval
 from histoprompt.markdown import markdown_table
@@ -24,7 +25,6 @@ GAP = 0.1  # of what real images reach: precision and recall that differ by less
 _FIDELITY, _AUTHENTIC, _NEAR = "prompt fidelity", "authentic", "near copies"
 _DISTANCES = ("FD", "FID", "KD", "KID", "CMMD")  # heads that keep the encoder's name
 _PANELS = {"FD": "Fréchet distance", "precision": "precision", "recall": "recall", "coverage": "coverage"}
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: safe for colour-blind eyes
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _WIDTH = 120  # characters of a line of text
 
@@ -252,7 +252,7 @@ def _figure(
     ordered = sorted(arms, key=lambda arm: _place(arms, arm))
     words = list(dict.fromkeys(_word(arms[arm]["value"]) for arm in ordered))
     kinds = list(dict.fromkeys(arms[arm]["prompts"] for arm in arms))
-    colours = {encoder: _COLOURS[i % len(_COLOURS)] for i, encoder in enumerate(encoders)}
+    colours = {encoder: PALETTE[i % len(PALETTE)] for i, encoder in enumerate(encoders)}
     markers = {kind: _MARKERS[i % len(_MARKERS)] for i, kind in enumerate(kinds)}
     ordinal = _ordinal(arms)
 

@@ -18,13 +18,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
-from histoprompt.clustering import fit_kmeans, nearest_centroid
+from histoprompt.clustering import fit_kmeans
 from histoprompt.errors import InputError
 from histoprompt.figures import PALETTE
 from histoprompt.files import atomic, read_csv, write_csv
 from histoprompt.intervals import Floats, Rows, wilson_interval
-from histoprompt.memorisation import nearest_rows
-from histoprompt.metrics import Features, load_features, prdc_of_samples
+from histoprompt.memorisation import check_count, nearest_rows
+from histoprompt.metrics import Features, check_width, load_features, nearest_centroid, prdc_of_samples
 from histoprompt.patches import Images, PatchFile
 from histoprompt.subset import COLUMNS, keyed_generator
 
@@ -95,7 +95,7 @@ def missed_regions(
     for name, features in images.items():
         covered = prdc_of_samples(real, features, k, [])[1]
         expected = expected_coverage(len(real), len(features), k)
-        inside = np.bincount(nearest_centroid(features, np.asarray(centres))[0], minlength=len(np.asarray(centres)))
+        inside = np.bincount(nearest_centroid(features, centres), minlength=len(np.asarray(centres)))
         for region, placed in enumerate(inside):
             own = regions == region
             hits, n = int(covered[own].sum()), int(own.sum())
@@ -199,20 +199,13 @@ def draw_coverage_map(
     for name, path in features.items():
         table = read_csv(tables[name], ("number", "label", "cluster"))
         samples[name] = _read_sample(path, table, tables[name], None, images[name], **limits)
-        width, expected = samples[name].features.shape[1], held_out.features.shape[1]
-        if width != expected:
-            raise InputError(
-                path,
-                found=f"features of width {width}, but {held_out_npy} of width {expected}",
-                expected="features of one encoder on both sides",
-                remedy="delete both files and run the same command again",
-            )
+        check_width(path, samples[name].features, held_out_npy, held_out.features)
     points = {HELD_OUT: held_out, **samples}
     together = np.concatenate([part.features for part in points.values()])
     _check_number("config key `evaluation.map.neighbours`", len(together), neighbours)
 
     of_patches, centres = find_regions(held_out.features, regions, seed=seed)
-    of_images = [nearest_centroid(part.features, centres)[0] for part in samples.values()]
+    of_images = [nearest_centroid(part.features, centres) for part in samples.values()]
     by_name = {name: part.features for name, part in samples.items()}
     coverage = missed_regions(held_out.features, of_patches, by_name, centres, k=coverage_neighbours)
     places = place_on_map(together, neighbours=neighbours, min_dist=min_dist, seed=seed)
@@ -254,24 +247,14 @@ def _read_sample(
     features = load_features(features_npy)
     with PatchFile(patches_h5) as file:
         patches = len(file)
-    _check_length(features_npy, len(features), patches_h5, patches)
+    check_count(features_npy, len(features), patches_h5, patches)
     expected = len(table) if rows is None else max(patches, int(rows.max(initial=-1)) + 1)
-    _check_length(features_npy, len(features), table_csv, expected)
+    check_count(features_npy, len(features), table_csv, expected)
     rows = np.arange(patches) if rows is None else rows
     drawn = np.sort(keyed_generator(seed, "coverage map").permutation(len(table))[:sample])
     _check_number(table_csv, len(drawn), neighbours)
     numbers, labels, clusters = (table[name].to_numpy(np.int64)[drawn] for name in ("number", "label", "cluster"))
     return _Sample(rows[drawn], features[rows[drawn]], numbers, labels, clusters)
-
-
-def _check_length(path: str | Path, found: int, other: str | Path, expected: int) -> None:
-    if found != expected:
-        raise InputError(
-            path,
-            found=f"features of {found} images",
-            expected=f"{expected}, as {other} says",
-            remedy="delete both files and run the same command again",
-        )
 
 
 def _check_number(where: str | Path, found: int, neighbours: int) -> None:

@@ -101,6 +101,11 @@ def placements(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[Floats
     return (together[:m] - midranks(positive)) / n, 1 - (together[m:] - midranks(negative)) / m
 
 
+def told_classes(classes: int) -> range:
+    """The classes whose probabilities tell all: of two the second one alone."""
+    return range(1, 2) if classes == 2 else range(classes)
+
+
 def macro_auc(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, Floats]:
     """AUC of two classes, or the mean one-against-rest AUC of more, and what each item adds to it.
 
@@ -115,9 +120,8 @@ def macro_auc(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[floa
     `sampling_error` then gives the error of the mean AUC or of the paired difference.
     """
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     areas, parts = [], np.zeros(labels.size)
-    for c in classes:
+    for c in told_classes(probabilities.shape[1]):
         own = labels == c
         above, below = placements(probabilities[own, c], probabilities[~own, c])
         areas.append(above.mean())

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
 from histoprompt.errors import InputError
+from histoprompt.figures import PALETTE
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import Floats, auc_interval, macro_auc, mean_interval, normal_reach, sampling_error
 from histoprompt.markdown import markdown_table
@@ -23,7 +24,7 @@ from histoprompt.patches import Labels, PatchFile
 from histoprompt.scores import score
 
 _WIDTH = 120
-_PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's, without black and yellow
+_COLOURS = (PALETTE[1], PALETTE[0], *PALETTE[2:6])  # without yellow, and black is for real patches
 _MARKERS = ("o", "^", "D", "v", "P", "X")
 _REAL = "#000000"
 
@@ -329,7 +330,7 @@ def _figure(table: pd.DataFrame, titles: Mapping[str, str], everything: int) -> 
     axis.axhline(best["auc"], color=_REAL, linestyle="--", linewidth=1, label=label)
     for i, curve in enumerate(curves):
         own = table[table["curve"] == curve]
-        colour, marker = (_REAL, "s") if curve == "real" else (_PALETTE[(i - 1) % 6], _MARKERS[(i - 1) % 6])
+        colour, marker = (_REAL, "s") if curve == "real" else (_COLOURS[(i - 1) % 6], _MARKERS[(i - 1) % 6])
         aside = 1.07 ** (i - (len(curves) - 1) / 2)  # else bars of several curves hide each other
         places = np.where(own["real"] > 0, own["real"], nothing) * aside
         label = "real patches alone" if curve == "real" else f"with {own['synthetic'].iloc[0]:,} of {titles.get(curve, curve)}"

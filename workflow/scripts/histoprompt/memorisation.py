@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_json
 from histoprompt.intervals import Floats, Rows
-from histoprompt.metrics import distance_blocks, load_features, share
+from histoprompt.metrics import check_width, distance_blocks, load_features, share
 from histoprompt.patches import Images, PatchFile
 
 NEAR = 0.01  # share of held-out patches that lie as near to a training patch as what is called a near copy
@@ -47,6 +47,17 @@ def authentic(nearest: Rows, distances: Floats, own: Floats) -> npt.NDArray[np.b
     own : distance of each training point to the nearest other one.
     """
     return np.asarray(distances > own[nearest])
+
+
+def check_count(path: str | Path, found: int, other: str | Path, expected: int) -> None:
+    """Refuse features that are not as many as the file beside them says."""
+    if found != expected:
+        raise InputError(
+            path,
+            found=f"features of {found} images",
+            expected=f"{expected}, as {other} says",
+            remedy="delete both files and run the same command again",
+        )
 
 
 def find_copies(
@@ -99,21 +110,9 @@ def find_copies(
         (train_npy, len(whole), train_h5, sizes[1]),
         (train_npy, len(whole), subset_csv, max(len(whole), int(rows.max(initial=0)) + 1)),
     ):
-        if count != expected:
-            raise InputError(
-                path,
-                found=f"features of {count} images",
-                expected=f"{expected}, as {what} says",
-                remedy="delete both files and run the same command again",
-            )
+        check_count(path, count, what, expected)
     for path, features in ((features_npy, images), (held_out_npy, held_out)):
-        if features.shape[1] != whole.shape[1]:
-            raise InputError(
-                path,
-                found=f"features of width {features.shape[1]}, but {train_npy} of width {whole.shape[1]}",
-                expected="features of one encoder on both sides",
-                remedy="delete both files and run the same command again",
-            )
+        check_width(path, features, train_npy, whole)
     for path, count, least, remedy in (
         (subset_csv, len(rows), 2, "raise the config key `subset.train`"),
         (held_out_kept_csv, int(kept.sum()), 1, "look at the reasons in this table, and at the config key `outliers`"),

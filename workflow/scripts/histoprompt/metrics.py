@@ -588,7 +588,7 @@ def compute_metrics(
         fidelity = _undefined(fault)
     else:
         centroids = load_features(centroids_npy)
-        _check_width(embeddings_npy, embeddings, f"the clusters {centroids_npy}", centroids)
+        check_width(embeddings_npy, embeddings, f"the clusters {centroids_npy}", centroids)
         named = table["cluster"].to_numpy(np.int64)
         fidelity = prompt_fidelity(embeddings, centroids, named, table["label"].to_numpy(np.int64))
         clusters = named, nearest_centroid(held_out, centroids)
@@ -681,7 +681,8 @@ def _check_rows(path: str | Path, rows: int, table_csv: str | Path, expected: in
         )
 
 
-def _check_width(path: str | Path, images: Features, other: str, features: Features) -> None:
+def check_width(path: str | Path, images: Features, other: str | Path, features: Features) -> None:
+    """Refuse features that have not the width of others."""
     if images.shape[1] != features.shape[1]:
         raise InputError(
             path,

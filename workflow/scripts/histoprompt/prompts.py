@@ -204,12 +204,15 @@ def build_prompts(
             )
 
     part = subset if train >= len(subset) else part_of_subset(subset, train, seed)
+    vocabulary = None
+    if names_descriptors(prompts):
+        assert vocabulary_json is not None
+        vocabulary = read_vocabulary(vocabulary_json)
 
     def write(path: str | Path, table: pd.DataFrame, descriptors_csv: str | Path | None, columns: tuple[str, ...]) -> None:
         said = [""] * len(table)
-        if names_descriptors(prompts):
-            assert descriptors_csv is not None and vocabulary_json is not None
-            vocabulary = read_vocabulary(vocabulary_json)
+        if vocabulary is not None:
+            assert descriptors_csv is not None
             said = phrases_of(bins_of_rows(descriptors_csv, vocabulary, table["row"]), vocabulary)
         sentences = [
             fill(template, label=classes[label], cluster=cluster, index=index, descriptors=phrases)

@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from histoprompt.figures import PALETTE
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import wilson_interval
 
 _COLUMNS = 4
-_COLOURS = {"real": "#000000", "alone": "#D55E00", "with real": "#0072B2"}  # Okabe and Ito's
+_COLOURS = {"real": PALETTE[7], "alone": PALETTE[1], "with real": PALETTE[0]}
 _MARKERS = {"real": "s", "alone": "o", "with real": "^"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histoprompt.intervals import Floats, Rows, auc_interval, macro_auc, mean_interval, wilson_interval
+from histoprompt.intervals import Floats, Rows, auc_interval, macro_auc, mean_interval, told_classes, wilson_interval
 
 CALIBRATION_BINS = 10
 _DELTA = "one against rest, mean over classes; delta method"
@@ -52,11 +52,6 @@ def calibration_error(predicted: npt.ArrayLike, hits: npt.ArrayLike, *, bins: in
     weights = counts / counts.sum()
     floor = np.sqrt(2 / np.pi * spread / counts)
     return float(weights @ np.abs(share - mean)), float(weights @ floor)
-
-
-def told_classes(classes: int) -> range:
-    """The classes whose probabilities tell all: of two the second one alone."""
-    return range(1, 2) if classes == 2 else range(classes)
 
 
 def score(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], seeds: Sequence[int]) -> dict[str, Any]:

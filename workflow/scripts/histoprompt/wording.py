@@ -13,28 +13,11 @@ import pandas as pd
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, read_json, write_csv, write_json
 from histoprompt.markdown import markdown_table
-from histoprompt.metrics import share
-from histoprompt.vocabulary import Rows, bins_of_rows, read_vocabulary
+from histoprompt.metrics import chance_agreement, share
+from histoprompt.vocabulary import bins_of_rows, read_vocabulary
 
 ALL = "all"  # every descriptor of an image at once
 _WIDTH = 120  # characters of a line of text
-
-
-def chance(asked: Rows, measured: Rows, labels: Rows) -> float:
-    """Share of images that would be right if the prompts were permuted among the images of each label: the mean over all
-    permutations, in closed form.
-
-    Parameters
-    ----------
-    asked, measured, labels : int64 (N,), of every image.
-    """
-    right = 0.0
-    for label in np.unique(labels):
-        own = labels == label
-        bins = max(asked.max(), measured.max()) + 1
-        counts = [np.bincount(values[own], minlength=bins) for values in (asked, measured)]
-        right += float(counts[0] @ counts[1]) / int(own.sum())
-    return right / len(labels)
 
 
 def compare_descriptors(
@@ -55,8 +38,8 @@ def compare_descriptors(
     images_csv, train_csv : descriptors of the images and of the train split.
     vocabulary_json : the bins.
     report_json : written: of every descriptor, and of `all` together, the `fidelity` (share of images in the bin asked for,
-        with Wilson's interval) and its `floor` (see `chance`); of each descriptor also the `words` and `counts`, images by the
-        bin asked for (rows) and the bin measured (columns).
+        with Wilson's interval) and its `floor` (`metrics.chance_agreement`: if the prompts were dealt anew within each
+        label); of each descriptor also the `words` and `counts`, images by the bin asked for (rows) and the bin measured.
     name : of the image set.
     named : do the images' prompts name descriptors? Where they do not, the fidelity is what label and cluster alone give.
 
@@ -79,13 +62,13 @@ def compare_descriptors(
         wanted, found = asked[descriptor].to_numpy(np.int64), measured[descriptor].to_numpy(np.int64)
         entries[descriptor] = {
             "fidelity": share(wanted == found),
-            "floor": chance(wanted, found, labels),
+            "floor": chance_agreement(wanted, found, labels),
             "words": list(scale.words),
             "counts": np.histogram2d(wanted, found, [np.arange(len(scale.words) + 1)] * 2)[0].astype(int).tolist(),
         }
     sizes = [len(scale.words) for scale in vocabulary.values()]
     wanted, found = (np.ravel_multi_index(bins.to_numpy(np.int64).T, sizes) for bins in (asked, measured))
-    entries[ALL] = {"fidelity": share(wanted == found), "floor": chance(wanted, found, labels)}
+    entries[ALL] = {"fidelity": share(wanted == found), "floor": chance_agreement(wanted, found, labels)}
     write_json(report_json, {"name": name, "images": len(table), "named": named, "descriptors": entries})
 
 

@@ -15,14 +15,13 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_json
-from histoprompt.metrics import load_features
+from histoprompt.metrics import load_features, nearest_centroid
 from histoprompt.patches import Images, Labels, PatchFile
 from histoprompt.reader_study.shares import check_shares
-from histoprompt.sources import read_image
+from histoprompt.sources import ImageSource, ImageTable
 from histoprompt.subset import keyed_generator
 
 PAGE = Path(__file__).with_name("page")
@@ -226,7 +225,7 @@ def _real(test: PatchFile, clusters_csv: str | Path) -> Pool:
         raise InputError(
             clusters_csv, found=f"rows or labels that are not those of {test.path}", expected="its kept patches", remedy=_AGAIN
         )
-    return Pool(test.path, "patches/test.h5", rows, labels, table["cluster"].to_numpy(np.int64), _patch_reader(test))
+    return Pool(test.path, "patches/test.h5", rows, labels, table["cluster"].to_numpy(np.int64), _reader_of(test))
 
 
 def _synthetic(
@@ -242,24 +241,19 @@ def _synthetic(
     for path, length in ((table_csv, len(table)), (features_npy, len(features))):
         if length != len(file):
             raise InputError(path, found=f"{length} rows", expected=f"{len(file)}, as {file.path} has images", remedy=_AGAIN)
-    folder = Path(table_csv).parent
-
-    def full_size(row: int) -> Images:
-        return read_image(folder / table["file"][row], table["sha256"][row], None)
-
     return Pool(
         file.path,
         f"samples/{arm}.h5",
         np.arange(len(file)),
         file.labels,
-        cdist(features, centroids).argmin(axis=1).astype(np.int64),
-        full_size if native else _patch_reader(file),
+        nearest_centroid(features, centroids),
+        _reader_of(ImageTable(table_csv, file.classes) if native else file),
     )
 
 
-def _patch_reader(file: PatchFile) -> Callable[[int], Images]:
+def _reader_of(images: ImageSource) -> Callable[[int], Images]:
     def read(row: int) -> Images:
-        return cast(Images, file.read(row, row + 1)[0])
+        return cast(Images, images.read(row, row + 1)[0])
 
     return read
 
