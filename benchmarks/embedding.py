@@ -47,8 +47,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
     def ours():
         with PatchFile(source) as patches:
-            for _, part in embed_batches(encoder, patches, options.batch_size):
-                yield part
+            yield from embed_batches(encoder, patches, options.batch_size, range(0, len(patches), options.batch_size))
 
     @torch.inference_mode()
     def theirs():

@@ -49,13 +49,13 @@ def sample(options: argparse.Namespace, way: str, folder: Path) -> float:
     scheduler, steps = way.split(":")
     config = yaml.safe_load(options.config.read_text())
     generator = config["generator"]
-    settings = generator["sampling"] | {"scheduler": scheduler, "steps": int(steps), "shards": 1}
+    settings = generator["sampling"] | {"scheduler": scheduler, "steps": int(steps)}
     folder.mkdir(parents=True, exist_ok=True)
     prompts = (options.study / f"prompts/{options.arm}.generate.csv").read_text().splitlines()
     (folder / "prompts.csv").write_text("\n".join(prompts[: options.images + 1 if options.images else None]))
     paths = [folder / "prompts.csv", options.study / f"models/{options.arm}/manifest.json"]
     keywords = {"model": generator["model"], "revision": generator["revision"], "resolution": generator["resolution"]}
-    keywords |= {"settings": settings, "shard": 0, "seed": config["seed"]}
+    keywords |= {"settings": settings, "seed": config["seed"]}
     keywords |= {"device": options.device, "threads": options.threads}
     outputs = [folder / "manifest.csv", folder / "timing.json"]
     seconds_of(stage_command("histoprompt.sampling", "generate_images", [*paths, *outputs], keywords), options.threads)

@@ -73,8 +73,8 @@ def our_command(options: argparse.Namespace, images: int, folder: Path) -> list[
     lines = [f"{n},{n % 2},0,Histology image of {'cancer' if n % 2 else 'healthy'} tissue" for n in range(images)]
     (out / "prompts.csv").write_text("\n".join(["number,label,cluster,prompt", *lines]))
     settings = {"images": images, "steps": options.steps, "guidance": options.guidance, "scheduler": options.scheduler}
-    settings |= {"batch_size": options.batch_size, "dtype": options.dtype, "compile": options.compile, "shards": 1}
-    keywords = {"model": str(options.model), "revision": None, "settings": settings, "shard": 0, "seed": 1}
+    settings |= {"batch_size": options.batch_size, "dtype": options.dtype, "compile": options.compile}
+    keywords = {"model": str(options.model), "revision": None, "settings": settings, "seed": 1}
     keywords |= {"device": options.device, "threads": options.threads, "resolution": options.resolution}
     paths = [str(out / "prompts.csv"), None, str(out / "manifest.csv"), str(out / "timing.json")]
     return stage_command("histoprompt.sampling", "generate_images", paths, keywords)

@@ -147,7 +147,7 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
         ("data.phantom.patches.train", 1599, ["`data.phantom.patches.train`", "1599", "`subset.train`"]),
         ("data.phantom.slides.test", 3000, ["`data.phantom.patches.test`", "`data.phantom.slides.test`"]),
         ("subset.train", 999, ["`subset.train`", "999", "at least 1000", "`generator.sampling.images`"]),
-        ("generator.sampling.shards", 2000, ["`generator.sampling.shards`", "every shard"]),
+        ("shards.images", 0, ["shards", "images"]),
         ("generator.finetune.warmup_steps", 1000, ["`generator.finetune.warmup_steps`", "1000 warm-up steps of 200"]),
         ("arms.label.finetune", {"steps": 10}, ["`arms.label.finetune.warmup_steps`", "20 warm-up steps of 10"]),
         ("prompts.morphology", "tissue {label}", ["`prompts.morphology`", "{label} and {index}"]),

@@ -20,6 +20,7 @@ from tiny import patch_images, write_patch_file
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 import histoprompt.features as features
+from histoprompt.arrays import gather_each
 from histoprompt.embedding import Preprocessing, embed, load_encoder
 from histoprompt.errors import InputError
 from histoprompt.features import extract_features
@@ -147,6 +148,22 @@ def test_a_generator_above_the_patch_size(tmp_path: Path, vit: Path, arm: tuple[
     np.testing.assert_allclose(np.load(embeddings), by_hand(vit, resize_images(pixels, 96)), atol=1e-5)
     np.testing.assert_allclose(np.load(paper), by_hand(vit, pixels, antialias=False), atol=1e-5)
     assert matched.samefile(embeddings) and np.abs(np.load(paper) - np.load(matched)).max() > 1e-3
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_features_have_the_same_bytes_for_any_number_of_shards(
+    tmp_path: Path, vit: Path, arm: tuple[Path, Path, np.ndarray], shards: int
+) -> None:
+    images, table, _ = arm
+    whole = run(tmp_path, vit, images, table, 96)
+    parts = []
+    for number in range(shards):
+        (tmp_path / str(number)).mkdir()
+        parts.append(run(tmp_path / str(number), vit, images, table, 96, shard=(number, shards)))
+    gathered = [tmp_path / f"gathered-{path.name}" for path in whole]
+    gather_each(list(zip(*parts, strict=True)), gathered)
+    assert [path.read_bytes() for path in gathered] == [path.read_bytes() for path in whole]
+    assert gathered[0].samefile(gathered[1]) and not gathered[0].samefile(gathered[2])
 
 
 def test_real_patches_keep_their_size_under_both_protocols(tmp_path: Path, vit: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import patch_images, write_patch_file
 
+from histoprompt.arrays import gather_latents
 from histoprompt.diffusion import load_vae, open_pipeline, to_pixels
 from histoprompt.errors import InputError
 from histoprompt.files import read_csv, read_json
@@ -45,6 +46,17 @@ def test_flips_are_encodings_of_mirrored_patches_and_not_mirrored_encodings(pipe
     mirrored = np.ascontiguousarray(patch_images(11)[:1, :, ::-1])
     mean = vae.encode(to_pixels(mirrored, 32, torch.device("cpu"))).latent_dist.mean[0].numpy()
     np.testing.assert_allclose(latents[0, 1, :4], mean, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_latents_have_the_same_bytes_for_any_number_of_shards(pipeline_folder: Path, tmp_path: Path, shards: int) -> None:
+    encode(tmp_path, pipeline_folder, name="one")
+    for number in range(shards):
+        encode(tmp_path, pipeline_folder, name=str(number), shard=(number, shards))
+    parts, tables = ([tmp_path / f"{number}.{form}" for number in range(shards)] for form in ("npy", "rows.csv"))
+    gather_latents(parts, tables, tmp_path / "all.npy", tmp_path / "all.rows.csv")
+    for form in ("npy", "rows.csv"):
+        assert (tmp_path / f"all.{form}").read_bytes() == (tmp_path / f"one.{form}").read_bytes()
 
 
 def test_latents_depend_neither_on_the_neighbours_nor_on_the_run(pipeline_folder: Path, tmp_path: Path) -> None:

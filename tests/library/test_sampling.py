@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tiny import PROMPTS, write_generate
 
+from histoprompt.arrays import WHOLE, Shard
 from histoprompt.diffusion import (
     decode_latents,
     encode_prompts,
@@ -30,7 +31,6 @@ SETTINGS = {
     "batch_size": 4,
     "dtype": "float32",
     "compile": False,
-    "shards": 1,
 }
 
 
@@ -39,19 +39,19 @@ def generate(
     model: Path,
     table: Path,
     *,
-    shard: int = 0,
+    shard: Shard = WHOLE,
     seed: int = 3,
     manifest: Path | None = None,
     resolution: int | None = None,
     **changes: object,
 ) -> pd.DataFrame:
     settings = SETTINGS | changes
-    csv = folder / str(shard) / "manifest.csv"
+    csv = folder / str(shard[0]) / "manifest.csv"
     generate_images(
         table,
         manifest,
         csv,
-        folder / str(shard) / "timing.json",
+        folder / str(shard[0]) / "timing.json",
         model=model,
         revision=None,
         settings=settings,
@@ -127,7 +127,7 @@ def test_an_image_has_the_same_bytes_for_any_number_of_shards_and_order_of_rows(
 ) -> None:
     table = tmp_path / "shuffled.csv"
     pd.read_csv(prompts).sample(frac=1, random_state=shards).to_csv(table, index=False)
-    parts = [generate(tmp_path, pipeline_folder, table, shard=shard, shards=shards) for shard in range(shards)]
+    parts = [generate(tmp_path, pipeline_folder, table, shard=(shard, shards)) for shard in range(shards)]
     made = pd.concat([part for part in parts if len(part)])
     assert sorted(made["number"]) == list(range(10))
     assert dict(zip(made["number"], made["sha256"], strict=True)) == reference

@@ -77,6 +77,7 @@ def copy_project(folder: Path) -> Project:
 def mini_study(config: dict[str, Any]) -> None:
     """Turn the demo into a study of seconds on tiny models, with two arms."""
     config["study"] = "mini"
+    config["shards"] = {"patches": 1, "images": 2}
     config["data"]["phantom"] = {
         "patches": {"train": 160, "valid": 40, "test": 60},
         "slides": {"train": 4, "valid": 2, "test": 2},
@@ -91,7 +92,7 @@ def mini_study(config: dict[str, Any]) -> None:
     config["generator"]["finetune"] |= {
         "steps": 6, "batch_size": 4, "warmup_steps": 1, "validate_every": 3, "grid_every": 3, "save_every": 2,
     }  # fmt: skip
-    config["generator"]["sampling"] |= {"images": 16, "steps": 2, "batch_size": 4, "dtype": "float32", "shards": 2}
+    config["generator"]["sampling"] |= {"images": 16, "steps": 2, "batch_size": 4, "dtype": "float32"}
     config["arms"] = {"pretrained": {"prompts": "label", "finetune": False}, "morphology": {"prompts": "morphology"}}
     config["evaluation"] |= {"encoders": ["tiny"], "neighbours": 3, "subsamples": 4}
     config["evaluation"]["map"] |= {"encoder": "tiny", "regions": 3}

@@ -35,13 +35,14 @@ def stand_ins(config):
     config["generator"] |= {"model": "models/pipeline", "revision": None, "resolution": config["generator"]["resolution"] // 16}
     numbers = {"steps": 6, "batch_size": 4, "validate_every": 3, "grid_every": 3, "save_every": 3}
     config["generator"]["finetune"] |= {**numbers, "precision": "bf16"}
-    config["generator"]["sampling"] |= {"images": 20, "steps": 3, "batch_size": 10, "shards": 2}
+    config["generator"]["sampling"] |= {"images": 20, "steps": 3, "batch_size": 10}
     config["morphology"] |= {"k": 3, "sweep": [2, 3], "silhouette_sample": 50}
     config["subset"] = {"train": 40, "valid": 12, "min_prompts_per_label": 1}
     config["outliers"] = dict.fromkeys(config["outliers"], 0)
     config["evaluation"]["subsamples"] = 4
     config["classifier"] |= {"steps": 2, "batch_size": 4}
     config["threads"] = 1
+    config["shards"] = {"patches": 2, "images": 1}
     # The others are made by the same jobs.
     config["arms"] = {name: config["arms"][name] for name in ("pretrained", "morphology")}
     config["replicates"]["arms"] = []

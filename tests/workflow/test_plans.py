@@ -58,7 +58,7 @@ def test_no_study_file_takes_anything_from_the_default_one(project):
 def test_replicates_are_made_on_request_alone(project):
     study = project.edit("small.yaml", small)
     jobs = project.planned("replicate", "--configfile", study)
-    assert {"finetune_diffusion label-seed4", "generate_images label-seed4, 0", "summarise_replicates"} <= jobs
+    assert {"finetune_diffusion label-seed4", "generate_images label-seed4, 1-of-1", "summarise_replicates"} <= jobs
     assert "finetune_diffusion label" not in jobs
 
 
@@ -69,7 +69,7 @@ def test_an_ablation_runs_its_own_arms_and_those_beside_it(project):
         "finetune_diffusion morphology",
     }
     assert {job for job in jobs if job.startswith("generate_images")} == {
-        f"generate_images {arm}, 0"
+        f"generate_images {arm}, 1-of-1"
         for arm in ("label", "label_w1", "label_w5", "morphology", "morphology_w1", "morphology_w3", "morphology_w5")
     }
     assert not {"draw_arms", "summarise_study", "train_classifier label"} & jobs
@@ -128,14 +128,34 @@ def test_any_file_is_a_target(project):
             "make_phantom",
             "filter_outliers",
             "embed_images",
+            "gather_embeddings",
             "extract_features",
+            "gather_features",
             "cluster_embeddings",
             "balance_subset",
             "build_prompts",
         ),
-        *("encode_latents", "finetune_diffusion", "generate_images", "export_dataset", "compute_metrics"),
+        *("encode_latents", "gather_latents", "finetune_diffusion", "generate_images", "export_dataset", "compute_metrics"),
     }
     assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology"}
+
+
+def test_the_study_and_the_command_line_set_the_shards(project):
+    def shards(*arguments):
+        jobs = project.planned(
+            "results/demo/features/dino/paper/label.npy", "results/demo/latents/dino/k12/train.npy", *arguments
+        )
+        stages = ("embed_images dino, train", "encode_latents dino, 12", "extract_features dino, test",
+                  "generate_images label", "extract_features dino, label")  # fmt: skip
+        return [sum(job.startswith(f"{stage}, ") for job in jobs) for stage in stages]
+
+    assert shards() == [1, 1, 1, 1, 1]
+    assert shards("--set-scatter", "patches=3", "images=2") == [3, 3, 3, 2, 2]
+
+    def change(config):
+        config["shards"] = {"patches": 2, "images": 4}
+
+    assert shards("--configfile", project.edit("shards.yaml", change)) == [2, 2, 2, 4, 4]
 
 
 def test_an_arm_may_use_other_clusters(project):

@@ -19,10 +19,15 @@ ARM = {
     *(
         "build_prompts morphology",
         "finetune_diffusion morphology",
-        "generate_images morphology, 0",
-        "generate_images morphology, 1",
+        "generate_images morphology, 1-of-2",
+        "generate_images morphology, 2-of-2",
     ),
-    *("export_dataset morphology", "extract_features tiny, morphology", "compute_metrics morphology"),
+    *(
+        "extract_features tiny, morphology, 1-of-2",
+        "extract_features tiny, morphology, 2-of-2",
+        "gather_features tiny, morphology",
+    ),
+    *("export_dataset morphology", "compute_metrics morphology"),
     *("find_copies morphology", "draw_coverage", "draw_reliability"),
     *("train_classifier morphology", "train_classifier real+morphology", "draw_arms", "summarise_study"),
 }
@@ -103,9 +108,12 @@ def test_an_ablations_setting_reruns_that_arm(project):
         mini_study(config)
         config["ablations"]["patches"]["arms"]["few"]["finetune"] = {"learning_rate": 1.0e-4}
 
-    own = ("finetune_diffusion few", "generate_images few, 0", "generate_images few, 1", "export_dataset few")
+    shards = {
+        f"{stage}, {shard}" for stage in ("generate_images few", "extract_features tiny, few") for shard in ("1-of-2", "2-of-2")
+    }
+    own = ("finetune_diffusion few", *shards, "export_dataset few", "gather_features tiny, few")
     study = ("--configfile", project.edit("few.yaml", change))
-    after = ("extract_features tiny, few", "compute_metrics few", "find_copies few", "summarise_ablation patches")
+    after = ("compute_metrics few", "find_copies few", "summarise_ablation patches")
     assert project.planned("ablations", *study) == {*own, *after}
     assert project.planned(*study) == set()
 
@@ -252,12 +260,14 @@ def test_another_base_model_reruns_the_generator_alone(project, edited):
     edited("models/pipeline/unet/config.json", lambda text: text + "\n")
     plan = project.planned(*STUDY)
     assert {
-        "encode_latents tiny, 3",
+        "encode_latents tiny, 3, 1-of-1",
         "reconstruct_patches",
         "finetune_diffusion morphology",
-        "generate_images pretrained, 0",
+        "generate_images pretrained, 1-of-2",
     } <= plan
-    assert not {"embed_images tiny, train", "cluster_embeddings tiny, 3", "build_prompts morphology", "draw_real"} & plan
+    assert (
+        not {"embed_images tiny, train, 1-of-1", "cluster_embeddings tiny, 3", "build_prompts morphology", "draw_real"} & plan
+    )
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bytes(project):

@@ -51,7 +51,6 @@ IMAGE_SETS = [*OF_REAL_PATCHES, *ARMS]
 TITLES = arm_titles(config, ARMS)
 ABLATIONS = list(config["ablations"])
 MISSING_ENCODERS = missing_encoders(config)
-SHARDS = range(config["generator"]["sampling"]["shards"])
 THREADS = config["threads"]
 GPUS = gpus_for(config["device"])
 CLASSIFIER = {key: value for key, value in config["classifier"].items() if key != "seeds"}
@@ -59,12 +58,18 @@ CURVES = ["real", *config["learning_curve"]["arms"]]
 ANY_ARM = f"(?:{'|'.join(all_arms(config))})(?:-seed[0-9]+)?"
 
 
+# `--set-scatter images=20` overrides the study's numbers for one run.
+scattergather:
+    patches=config["shards"]["patches"],
+    images=config["shards"]["images"],
+
+
 wildcard_constraints:
     study=re.escape(STUDY),
     split="|".join(SPLITS),
     encoder="|".join(config["encoders"]),
     k="[0-9]+",
-    shard="[0-9]+",
+    scatteritem="[0-9]+-of-[0-9]+",
     arm=ANY_ARM,
     images=f"{'|'.join(SPLITS)}|real|resampled|vae|{ANY_ARM}",
     sampled=f"real|resampled|vae|{ANY_ARM}",
@@ -111,6 +116,11 @@ def analysis_of_readers():
 def of_arm(key):
     """One setting of the wildcards' arm: the study's own, unless the arm changes it."""
     return lambda wildcards: arm_settings(config, wildcards.arm)[key]
+
+
+def of_encoder(key):
+    """One setting of the wildcards' encoder. (`lookup` would search the whole config for each of ten thousand shards.)"""
+    return lambda wildcards: config["encoders"][wildcards.encoder][key]
 
 
 def of_image_set(key):
@@ -171,6 +181,22 @@ def native_file(study, images):
 def native_file_of_images(wildcards):
     """An image set at the size at which it was made: a split of the data, or sampled images."""
     return file_of_images(wildcards) if wildcards.images in SPLITS else native_file(wildcards.study, wildcards.images)
+
+
+def shard(wildcards):
+    """Number, from 0, and how many there are, of the wildcards' shard."""
+    number, shards = wildcards.scatteritem.split("-of-")
+    return int(number) - 1, int(shards)
+
+
+def shards_of(folder):
+    """The files of all shards of the wildcards' image set, by a pattern with one `{shard}` in place of the shard."""
+
+    def paths(wildcards):
+        gathered = gather.patches if wildcards.get("images") in SPLITS else gather.images
+        return gathered(folder.format(**wildcards, shard="{scatteritem}"))
+
+    return paths
 
 
 def encoder_digest(wildcards):

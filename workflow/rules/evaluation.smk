@@ -8,13 +8,13 @@ rule extract_features:
         native=native_file_of_images,
     output:
         # All at once, whatever the study reports: a protocol that is added later must not make the morphology's embeddings anew.
-        embeddings="results/{study}/embeddings/{encoder}/{images}.npy",
-        matched="results/{study}/features/{encoder}/matched/{images}.npy",
-        paper="results/{study}/features/{encoder}/paper/{images}.npy",
+        embeddings=temp("results/{study}/embeddings/{encoder}/{images}/{scatteritem}.npy"),
+        matched=temp("results/{study}/features/{encoder}/matched/{images}/{scatteritem}.npy"),
+        paper=temp("results/{study}/features/{encoder}/paper/{images}/{scatteritem}.npy"),
     log:
-        "results/{study}/logs/extract_features/{encoder}/{images}.log",
+        "results/{study}/logs/extract_features/{encoder}/{images}/{scatteritem}.log",
     benchmark:
-        "results/{study}/benchmarks/extract_features/{encoder}/{images}.tsv"
+        "results/{study}/benchmarks/extract_features/{encoder}/{images}/{scatteritem}.tsv"
     wildcard_constraints:
         images=f"test|real|resampled|vae|{ANY_ARM}",
     conda:
@@ -26,16 +26,43 @@ rule extract_features:
         runtime=240,
     params:
         size=COMPARED_SIZE,
-        kind=lookup(dpath="encoders/{encoder}/kind", within=config),
-        model=lookup(dpath="encoders/{encoder}/model", within=config),
-        revision=lookup(dpath="encoders/{encoder}/revision", within=config),
-        batch_size=lookup(dpath="encoders/{encoder}/batch_size", within=config),
-        dtype=lookup(dpath="encoders/{encoder}/dtype", within=config),
+        kind=of_encoder("kind"),
+        model=of_encoder("model"),
+        revision=of_encoder("revision"),
+        batch_size=of_encoder("batch_size"),
+        dtype=of_encoder("dtype"),
         device=config["device"],
+        shard=shard,
         content=encoder_digest,
         code=code_digest("extract_features"),
     script:
         "../scripts/extract_features.py"
+
+
+rule gather_features:
+    input:
+        embeddings=shards_of("results/{study}/embeddings/{encoder}/{images}/{shard}.npy"),
+        matched=shards_of("results/{study}/features/{encoder}/matched/{images}/{shard}.npy"),
+        paper=shards_of("results/{study}/features/{encoder}/paper/{images}/{shard}.npy"),
+    output:
+        embeddings="results/{study}/embeddings/{encoder}/{images}.npy",
+        matched="results/{study}/features/{encoder}/matched/{images}.npy",
+        paper="results/{study}/features/{encoder}/paper/{images}.npy",
+    log:
+        "results/{study}/logs/gather_features/{encoder}/{images}.log",
+    benchmark:
+        "results/{study}/benchmarks/gather_features/{encoder}/{images}.tsv"
+    wildcard_constraints:
+        images=f"test|real|resampled|vae|{ANY_ARM}",
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        code=code_digest("gather_features"),
+    script:
+        "../scripts/gather_features.py"
 
 
 rule compute_metrics:

@@ -10,12 +10,12 @@ rule encode_latents:
         patches=collect("results/{{study}}/patches/{split}.h5", split=ENCODED),
         subsets=collect("results/{{study}}/clusters/{{encoder}}/k{{k}}/subset.{split}.csv", split=ENCODED),
     output:
-        latents=collect("results/{{study}}/latents/{{encoder}}/k{{k}}/{split}.npy", split=ENCODED),
-        rows=collect("results/{{study}}/latents/{{encoder}}/k{{k}}/{split}.rows.csv", split=ENCODED),
+        latents=temp(collect("results/{{study}}/latents/{{encoder}}/k{{k}}/{split}/{{scatteritem}}.npy", split=ENCODED)),
+        rows=temp(collect("results/{{study}}/latents/{{encoder}}/k{{k}}/{split}/{{scatteritem}}.rows.csv", split=ENCODED)),
     log:
-        "results/{study}/logs/encode_latents/{encoder}/k{k}.log",
+        "results/{study}/logs/encode_latents/{encoder}/k{k}/{scatteritem}.log",
     benchmark:
-        "results/{study}/benchmarks/encode_latents/{encoder}/k{k}.tsv"
+        "results/{study}/benchmarks/encode_latents/{encoder}/k{k}/{scatteritem}.tsv"
     priority: 2  # the longest jobs wait for it
     conda:
         "../../envs/histoprompt.yaml"
@@ -31,10 +31,34 @@ rule encode_latents:
         flip=config["generator"]["finetune"]["flip"],
         batch_size=config["generator"]["encode_batch_size"],
         device=config["device"],
+        shard=shard,
         content=generator_digest,
         code=code_digest("encode_latents"),
     script:
         "../scripts/encode_latents.py"
+
+
+rule gather_latents:
+    input:
+        latents=gather.patches("results/{{study}}/latents/{{encoder}}/k{{k}}/{{split}}/{scatteritem}.npy"),
+        rows=gather.patches("results/{{study}}/latents/{{encoder}}/k{{k}}/{{split}}/{scatteritem}.rows.csv"),
+    output:
+        latents="results/{study}/latents/{encoder}/k{k}/{split}.npy",
+        rows="results/{study}/latents/{encoder}/k{k}/{split}.rows.csv",
+    log:
+        "results/{study}/logs/gather_latents/{encoder}/k{k}/{split}.log",
+    benchmark:
+        "results/{study}/benchmarks/gather_latents/{encoder}/k{k}/{split}.tsv"
+    priority: 2  # the longest jobs wait for it
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        code=code_digest("gather_latents"),
+    script:
+        "../scripts/gather_latents.py"
 
 
 rule reconstruct_patches:
@@ -144,12 +168,12 @@ rule generate_images:
         prompts="results/{study}/prompts/{arm}.generate.csv",
         model=finetuned_model,
     output:
-        manifest="results/{study}/samples/{arm}/{shard}/manifest.csv",
-        timing="results/{study}/samples/{arm}/{shard}/timing.json",
+        manifest="results/{study}/samples/{arm}/{scatteritem}/manifest.csv",
+        timing="results/{study}/samples/{arm}/{scatteritem}/timing.json",
     log:
-        "results/{study}/logs/generate_images/{arm}/{shard}.log",
+        "results/{study}/logs/generate_images/{arm}/{scatteritem}.log",
     benchmark:
-        "results/{study}/benchmarks/generate_images/{arm}/{shard}.tsv"
+        "results/{study}/benchmarks/generate_images/{arm}/{scatteritem}.tsv"
     priority: 1
     conda:
         "../../envs/histoprompt.yaml"
@@ -164,6 +188,7 @@ rule generate_images:
         resolution=config["generator"]["resolution"],
         settings=of_arm("sampling"),
         seed=of_arm("image_seed"),
+        shard=shard,
         device=config["device"],
         content=generator_digest,
         code=code_digest("generate_images"),
@@ -173,7 +198,7 @@ rule generate_images:
 
 rule export_dataset:
     input:
-        shards=collect("results/{{study}}/samples/{{arm}}/{shard}/manifest.csv", shard=SHARDS),
+        shards=gather.images("results/{{study}}/samples/{{arm}}/{scatteritem}/manifest.csv"),
         patches="results/{study}/patches/train.h5",
     output:
         images="results/{study}/samples/{arm}.h5",

@@ -10,11 +10,11 @@ rule embed_images:
     input:
         file_of_images,
     output:
-        "results/{study}/embeddings/{encoder}/{images}.npy",
+        temp("results/{study}/embeddings/{encoder}/{images}/{scatteritem}.npy"),
     log:
-        "results/{study}/logs/embed_images/{encoder}/{images}.log",
+        "results/{study}/logs/embed_images/{encoder}/{images}/{scatteritem}.log",
     benchmark:
-        "results/{study}/benchmarks/embed_images/{encoder}/{images}.tsv"
+        "results/{study}/benchmarks/embed_images/{encoder}/{images}/{scatteritem}.tsv"
     wildcard_constraints:
         images="train|valid",  # those of all others come with their features: extract_features
     conda:
@@ -25,16 +25,39 @@ rule embed_images:
         mem_mb=4000,
         runtime=240,
     params:
-        kind=lookup(dpath="encoders/{encoder}/kind", within=config),
-        model=lookup(dpath="encoders/{encoder}/model", within=config),
-        revision=lookup(dpath="encoders/{encoder}/revision", within=config),
-        batch_size=lookup(dpath="encoders/{encoder}/batch_size", within=config),
-        dtype=lookup(dpath="encoders/{encoder}/dtype", within=config),
+        kind=of_encoder("kind"),
+        model=of_encoder("model"),
+        revision=of_encoder("revision"),
+        batch_size=of_encoder("batch_size"),
+        dtype=of_encoder("dtype"),
         device=config["device"],
+        shard=shard,
         content=encoder_digest,
         code=code_digest("embed_images"),
     script:
         "../scripts/embed_images.py"
+
+
+rule gather_embeddings:
+    input:
+        gather.patches("results/{{study}}/embeddings/{{encoder}}/{{images}}/{scatteritem}.npy"),
+    output:
+        "results/{study}/embeddings/{encoder}/{images}.npy",
+    log:
+        "results/{study}/logs/gather_embeddings/{encoder}/{images}.log",
+    benchmark:
+        "results/{study}/benchmarks/gather_embeddings/{encoder}/{images}.tsv"
+    wildcard_constraints:
+        images="train|valid",
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        code=code_digest("gather_embeddings"),
+    script:
+        "../scripts/gather_embeddings.py"
 
 
 rule cluster_embeddings:

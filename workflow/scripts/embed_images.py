@@ -15,4 +15,5 @@ if __name__ == "__main__":
             dtype=snakemake.params.dtype,
             device=snakemake.params.device,
             threads=snakemake.threads,
+            shard=snakemake.params.shard,
         )

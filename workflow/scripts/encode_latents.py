@@ -17,4 +17,5 @@ if __name__ == "__main__":
             batch_size=snakemake.params.batch_size,
             device=snakemake.params.device,
             threads=snakemake.threads,
+            shard=snakemake.params.shard,
         )

@@ -19,4 +19,5 @@ if __name__ == "__main__":
             dtype=snakemake.params.dtype,
             device=snakemake.params.device,
             threads=snakemake.threads,
+            shard=snakemake.params.shard,
         )

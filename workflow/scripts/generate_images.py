@@ -13,9 +13,9 @@ if __name__ == "__main__":
             model=snakemake.params.model,
             revision=snakemake.params.revision,
             settings=snakemake.params.settings,
-            shard=int(snakemake.wildcards.shard),
             seed=snakemake.params.seed,
             device=snakemake.params.device,
             threads=snakemake.threads,
             resolution=snakemake.params.resolution,
+            shard=snakemake.params.shard,
         )

@@ -362,17 +362,13 @@ class _Checker:
 
     def check_numbers(self) -> None:
         config = self.config
-        sampling, subset = config["generator"]["sampling"], config["subset"]
-        images = sampling["images"]
+        subset, images = config["subset"], config["generator"]["sampling"]["images"]
         self.check_at_least(
             "subset.train",
             subset["train"],
             images,
             "generator.sampling.images",
             "the real row draws as many real images as an arm has",
-        )
-        self.check_at_least(
-            "generator.sampling.images", images, sampling["shards"], "generator.sampling.shards", "every shard has an image"
         )
         self.check_at_least(
             "generator.sampling.images",

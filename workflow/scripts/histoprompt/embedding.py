@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
+from histoprompt.arrays import WHOLE, Shard, batches_of_shard, rows_of_shard, write_rows
 from histoprompt.devices import resolve_device
 from histoprompt.encoders import CONTENTS, FILES, first_line, no_encoder
 from histoprompt.errors import InputError
-from histoprompt.files import atomic
 from histoprompt.hub import model_folder
 from histoprompt.job import progress
 from histoprompt.patches import Images, PatchFile
@@ -189,8 +189,9 @@ def embed_images(
     dtype: str,
     device: str,
     threads: int,
+    shard: Shard = WHOLE,
 ) -> None:
-    """Write the features of every image of a patch file: float32 (N, d), row i = image i.
+    """Write the features of the images of a patch file: float32 (N, d), row i = image i.
 
     Parameters
     ----------
@@ -201,6 +202,7 @@ def embed_images(
     dtype : `float32` or `bfloat16`.
     device : `auto`, `cpu` or `cuda`.
     threads : of the CPU.
+    shard : of the batches, which alone are computed; row 0 is then the first image of its first batch.
 
     Raises
     ------
@@ -209,22 +211,23 @@ def embed_images(
     torch.set_num_threads(threads)
     with PatchFile(images_h5) as images:
         encoder = load_encoder(model, revision, kind=kind, device=resolve_device(device), dtype=dtype)
-        write_features(encoder, images, embeddings_npy, batch_size=batch_size)
+        write_features(encoder, images, embeddings_npy, batch_size=batch_size, shard=shard)
 
 
-def write_features(encoder: Encoder, images: ImageSource, features_npy: str | Path, *, batch_size: int) -> None:
-    """Write the features of every image of a set, as `embed_images` does, by an encoder that is loaded.
+def write_features(
+    encoder: Encoder, images: ImageSource, features_npy: str | Path, *, batch_size: int, shard: Shard = WHOLE
+) -> None:
+    """Write the features of an image set, as `embed_images` does, by an encoder that is loaded.
 
     Raises
     ------
     InputError : features that are not finite, or an image that cannot be read.
     """
-    with atomic(features_npy) as temporary:
-        shape = (len(images), encoder.dimension)
-        features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        batches = -(-len(images) // batch_size)
-        parts = embed_batches(encoder, images, batch_size)
-        for start, part in progress(parts, "embed images", total=batches, unit="batch"):
+    starts = batches_of_shard(len(images), batch_size, shard)
+
+    def parts() -> Iterator[npt.NDArray[np.float32]]:
+        batches = zip(starts, embed_batches(encoder, images, batch_size, starts), strict=True)
+        for start, part in progress(batches, "embed images", total=len(starts), unit="batch"):
             if not np.isfinite(part).all():
                 row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
                 raise InputError(
@@ -233,18 +236,20 @@ def write_features(encoder: Encoder, images: ImageSource, features_npy: str | Pa
                     expected="finite features",
                     remedy="use `dtype: float32` for this encoder, or another model",
                 )
-            features[start : start + len(part)] = part
-        features.flush()
-        del features
+            yield part
+
+    shape = (rows_of_shard(len(images), batch_size, shard), encoder.dimension)
+    write_rows(features_npy, parts(), shape=shape, dtype=np.float32)
 
 
-def embed_batches(encoder: Encoder, images: ImageSource, batch_size: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Yield (first row, features) of the images, batch by batch; the next batch is read while one is computed."""
-    chunks = images.chunks(batch_size)
+def embed_batches(
+    encoder: Encoder, images: ImageSource, batch_size: int, starts: Sequence[int]
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the features of the batches that begin at `starts`; the next batch is read while one is computed."""
+    chunks = (images.read(start, start + batch_size) for start in starts)
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(next, chunks, None)
-        while chunk := ahead.result():
+        while (batch := ahead.result()) is not None:
             ahead = reader.submit(next, chunks, None)
-            start, batch = chunk
             filled = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
-            yield start, embed(encoder, filled)[: len(batch)]
+            yield embed(encoder, filled)[: len(batch)]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from histoprompt.arrays import WHOLE, Shard
 from histoprompt.devices import resolve_device
 from histoprompt.embedding import load_encoder, write_features
 from histoprompt.files import atomic, link
@@ -37,6 +38,7 @@ def extract_features(
     dtype: str,
     device: str,
     threads: int,
+    shard: Shard = WHOLE,
 ) -> None:
     """Write the features of an image set for the morphology and for each protocol: float32 (N, d), row i = image i.
 
@@ -49,7 +51,7 @@ def extract_features(
     embeddings_npy : written: features of `images_h5`, anti-aliased, with which clusters are compared.
     matched_npy, paper_npy : written: features by which the images are compared under each protocol.
     size : pixels a side at which `matched` compares: the smaller of patch and generator.
-    kind, model, revision, batch_size, dtype, device, threads : as `embedding.embed_images`.
+    kind, model, revision, batch_size, dtype, device, threads, shard : as `embedding.embed_images`.
 
     Raises
     ------
@@ -77,5 +79,5 @@ def extract_features(
                 with atomic(path) as temporary:
                     link(made[view], temporary)
             else:
-                write_features(encoder if antialias else plain, source, path, batch_size=batch_size)
+                write_features(encoder if antialias else plain, source, path, batch_size=batch_size, shard=shard)
                 made[view] = path

@@ -12,10 +12,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
+from histoprompt.arrays import WHOLE, Shard, batches_of_shard, write_rows
 from histoprompt.devices import resolve_device
 from histoprompt.diffusion import decode_latents, load_vae, open_pipeline, to_bytes, to_pixels
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, read_csv, write_csv, write_json
+from histoprompt.files import read_csv, write_csv, write_json
 from histoprompt.job import progress
 from histoprompt.patches import Images, Labels, PatchFile, write_patches
 from histoprompt.resizing import resize_images
@@ -36,6 +37,7 @@ def encode_latents(
     batch_size: int,
     device: str,
     threads: int,
+    shard: Shard = WHOLE,
 ) -> None:
     """Encode the training images of some splits into the moments of the autoencoder's posterior, before the U-Net's scaling.
 
@@ -51,6 +53,7 @@ def encode_latents(
     model, revision : of the pipeline; its autoencoder alone is loaded.
     resolution : pixels a side that the generator works at.
     batch_size : images a batch; a short batch is padded, so that an image's latents do not depend on its neighbours.
+    shard : of the batches, which alone are encoded.
 
     Raises
     ------
@@ -72,9 +75,10 @@ def encode_latents(
     for source, table, latents, written in zip(patches_h5, subset_csv, latents_npy, rows_csv, strict=True):
         with PatchFile(source) as patches:
             rows = _rows_of(table, patches, source)
-            _write_array(
-                latents, batches(patches, rows), (len(rows), 2 if flip else 1, 2 * pipeline.latent_channels, side, side)
-            )
+            starts = batches_of_shard(len(rows), batch_size, shard)
+            rows = rows[starts.start : starts.stop]
+            shape = (len(rows), 2 if flip else 1, 2 * pipeline.latent_channels, side, side)
+            write_rows(latents, batches(patches, rows), shape=shape, dtype=np.float16)
         write_csv(written, pd.DataFrame({"row": rows}))
 
 
@@ -205,12 +209,3 @@ def _moments(vae: AutoencoderKL, images: Images, resolution: int, batch_size: in
     padded = np.concatenate([images, np.repeat(images[-1:], batch_size - len(images), axis=0)])
     posterior = vae.encode(to_pixels(padded, resolution, next(vae.parameters()).device)).latent_dist
     return posterior.mean[: len(images)], posterior.logvar[: len(images)]
-
-
-def _write_array(path: str | Path, parts: Iterator[npt.NDArray[np.float16]], shape: tuple[int, ...]) -> None:
-    """Write an .npy file part by part. Not through a memory map: on a full disk that ends the process by a signal."""
-    with atomic(path) as temporary, open(temporary, "wb") as stream:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for part in parts:
-            stream.write(np.ascontiguousarray(part).data)

@@ -23,6 +23,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from PIL import Image
 from torch import Tensor
 
+from histoprompt.arrays import WHOLE, Shard
 from histoprompt.devices import resolve_device
 from histoprompt.diffusion import (
     Images,
@@ -68,7 +69,6 @@ class SamplingSettings:
     batch_size : images computed together, a constant of the study.
     dtype : of the U-Net and the autoencoder, `float32` or `bfloat16`; latents and scheduler stay in float32.
     compile : `torch.compile` the U-Net.
-    shards : jobs that share the images.
     """
 
     images: int
@@ -78,7 +78,6 @@ class SamplingSettings:
     batch_size: int
     dtype: str
     compile: bool
-    shards: int
 
 
 def make_scheduler(name: str, base: Mapping[str, Any]) -> Any:
@@ -139,11 +138,11 @@ def generate_images(
     model: str | Path,
     revision: str | None,
     settings: Mapping[str, Any],
-    shard: int,
     seed: int,
     device: str,
     threads: int,
     resolution: int | None = None,
+    shard: Shard = WHOLE,
 ) -> None:
     """Sample one shard of an arm's images as PNGs.
 
@@ -159,9 +158,9 @@ def generate_images(
     timing_json : written: seconds, images a second, peak memory, device.
     model, revision : of the base model.
     settings : `SamplingSettings`.
-    shard : s.
     seed : of the arm.
     resolution : pixels a side; None is the model's own size.
+    shard : s and S.
 
     Raises
     ------
@@ -174,7 +173,8 @@ def generate_images(
     pipeline = open_pipeline(verify_model(manifest_json), None) if manifest_json else open_pipeline(model, revision)
     side = pipeline.latents_at(resolution) if resolution else pipeline.sample_size
     scheduler = make_scheduler(options.scheduler, scheduler_config(pipeline.folder))
-    own = table[table["number"] // options.batch_size % options.shards == shard]
+    number, shards = shard
+    own = table[table["number"] // options.batch_size % shards == number]
     prompts = sorted(set(own["prompt"]))
     check_prompts(pipeline, prompts)
 
