@@ -28,6 +28,11 @@ rule all:
         study_results(),
 
 
+rule estimate:
+    input:
+        collect("results/{study}/cost.md", study=STUDY),
+
+
 rule replicate:
     input:
         collect("results/{study}/replicates.{form}", study=STUDY, form=["csv", "md"]),
@@ -64,6 +69,7 @@ rule foundation:
 
 localrules:
     all,
+    estimate,
     replicate,
     ablations,
     coverage_map,

@@ -123,6 +123,11 @@ def of_encoder(key):
     return lambda wildcards: config["encoders"][wildcards.encoder][key]
 
 
+def encoders_of_study():
+    """The encoders that the study's own tables need, missing ones too."""
+    return list(dict.fromkeys([config["morphology"]["encoder"], *config["evaluation"]["encoders"]]))
+
+
 def of_image_set(key):
     """The morphology setting by which an image set is judged: its arm's, or the study's for real and reconstructed images."""
     return lambda wildcards: morphology_of(config, wildcards.sampled)[key]

@@ -1,4 +1,5 @@
 localrules:
+    estimate_cost,
     draw_arms,
     draw_coverage,
     draw_reliability,
@@ -285,3 +286,30 @@ rule summarise_learning_curve:
         code=code_digest("summarise_learning_curve"),
     script:
         "../scripts/summarise_learning_curve.py"
+
+
+rule estimate_cost:
+    output:
+        "results/{study}/cost.md",
+    log:
+        "results/{study}/logs/estimate_cost.log",
+    benchmark:
+        "results/{study}/benchmarks/estimate_cost.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        model=config["generator"]["model"],
+        revision=config["generator"]["revision"],
+        resolution=RESOLUTION,
+        patch_size=PATCH_SIZE,
+        encoders={name: config["encoders"][name] for name in encoders_of_study()},
+        arms={arm: {key: arm_settings(config, arm)[key] for key in ("finetune", "sampling")} for arm in ARMS},
+        train=config["subset"]["train"],
+        valid=config["subset"]["valid"],
+        sets=len(OF_REAL_PATCHES),
+        code=code_digest("estimate_cost"),
+    script:
+        "../scripts/estimate_cost.py"
