@@ -35,7 +35,7 @@ ARM = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    project = copy_project(tmp_path_factory.mktemp("project"))
+    project = copy_project(tmp_path_factory.mktemp("a folder with spaces"))
     write_models(project)
     project.edit("mini.yaml", mini_study)
     result = project.run("--cores", "2", *STUDY)
