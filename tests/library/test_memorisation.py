@@ -65,6 +65,7 @@ def study(tmp_path: Path) -> dict[str, Any]:
         "held_out_npy": tmp_path / "test.npy",
         "held_out_kept_csv": tmp_path / "kept.csv",
         "report_json": tmp_path / "copies.json",
+        "nearest_csv": tmp_path / "copies.csv",
         "pairs_png": tmp_path / "pairs.png",
         "name": "arm",
         "encoder": "dino",
@@ -85,6 +86,23 @@ def test_copies_are_found_and_named(study: dict[str, Any]) -> None:
     closest = {pair["number"]: pair["train_row"] for pair in report["closest"]}
     assert len(closest) == 5 and all(row == 2 * (number - 1000 + 30) for number, row in closest.items())
     assert Image.open(study["pairs_png"]).size == (84 + 5 * 76 + 4, 46 + 2 * 76 + 4)
+
+
+def test_every_image_has_its_nearest_training_patch(study: dict[str, Any]) -> None:
+    find_copies(**study)
+    table, report = pd.read_csv(study["nearest_csv"]), read_json(study["report_json"])
+    assert list(table) == ["number", "train_row", "distance", "held_out_nearer"]
+    train, images, held_out = (np.load(study[n]).astype(float) for n in ("train_npy", "features_npy", "held_out_npy"))
+    tree = cKDTree(train[::2])
+    distances, rows = tree.query(images)
+    assert table["number"].tolist() == list(range(1000, 1200)) and table["train_row"].tolist() == (2 * rows).tolist()
+    np.testing.assert_allclose(table["distance"], distances, rtol=1e-6)
+    of_held_out = tree.query(held_out[np.arange(400) % 10 > 0])[0]
+    assert table["held_out_nearer"].tolist() == [round((of_held_out < d).mean(), 6) for d in table["distance"]]
+    assert (table["held_out_nearer"][:20] == 0).all()
+    assert (table["distance"] < report["near_distance"]).mean() == report["near_copies"]["value"]
+    closest = table.sort_values("distance", kind="stable").head(5)
+    assert closest["number"].tolist() == [pair["number"] for pair in report["closest"]]
 
 
 def test_fresh_images_are_as_near_as_held_out_ones(study: dict[str, Any]) -> None:

@@ -112,6 +112,7 @@ rule find_copies:
         kept="results/{study}/patches/test.kept.csv",
     output:
         report="results/{study}/copies/{sampled}.json",
+        nearest="results/{study}/copies/{sampled}.csv",
         pairs=report(
             "results/{study}/copies/{sampled}.png",
             caption="../report/copies.rst",

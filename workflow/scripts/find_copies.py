@@ -15,6 +15,7 @@ if __name__ == "__main__":
             snakemake.input.held_out,
             snakemake.input.kept,
             snakemake.output.report,
+            snakemake.output.nearest,
             snakemake.output.pairs,
             name=snakemake.wildcards.sampled,
             encoder=snakemake.params.encoder,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, read_csv, write_json
+from histoprompt.files import atomic, read_csv, write_csv, write_json
 from histoprompt.intervals import Floats, Rows
 from histoprompt.metrics import check_width, distance_blocks, load_features, share
 from histoprompt.patches import Images, PatchFile
@@ -70,6 +71,7 @@ def find_copies(
     held_out_npy: str | Path,
     held_out_kept_csv: str | Path,
     report_json: str | Path,
+    nearest_csv: str | Path,
     pairs_png: str | Path,
     *,
     name: str,
@@ -87,6 +89,8 @@ def find_copies(
         training patch than it is from its own nearest; `near_copies`, the share nearer to one than all but 1 % of the held-out
         patches are (so 1 % where nothing is repeated), with Wilson's intervals; median distances; the `closest` pairs. What
         cannot be told from these patches has no value, and a reason.
+    nearest_csv : written: `number,train_row,distance,held_out_nearer`, a row an image: its nearest training patch, and the share
+        of held-out patches that lie nearer to theirs.
     pairs_png : written: the closest pairs, each image above its nearest training patch.
     name : of the image set.
     encoder : in whose space distances are taken.
@@ -129,6 +133,9 @@ def find_copies(
     with PatchFile(images_h5) as file, PatchFile(train_h5) as patches, atomic(pairs_png) as temporary:
         pictures = file.take(closest), patches.take(rows[nearest[closest]])
         _draw_pairs(*pictures, distances[closest], None if unclear else threshold).save(temporary)
+    nearer = np.searchsorted(np.sort(held_distances), distances) / len(held_out)
+    columns = {"number": table["number"], "train_row": rows[nearest], "distance": distances, "held_out_nearer": nearer.round(6)}
+    write_csv(nearest_csv, pd.DataFrame(columns))
     same = "all training patches are the same one in these features" if not own.any() else None
     write_json(
         report_json,
