@@ -19,6 +19,7 @@ include: "workflow/rules/generator.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/reader_study.smk"
+include: "workflow/rules/explorer.smk"
 include: "workflow/rules/foundation.smk"
 
 
@@ -53,6 +54,11 @@ rule coverage_map:
         ),
 
 
+rule explorer:
+    input:
+        collect("results/{study}/explorer/index.html", study=STUDY),
+
+
 rule learning_curve:
     input:
         collect(
@@ -73,6 +79,7 @@ localrules:
     replicate,
     ablations,
     coverage_map,
+    explorer,
     learning_curve,
     foundation,
 

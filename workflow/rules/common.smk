@@ -26,7 +26,7 @@ from histoprompt.errors import InputError
 from histoprompt.fingerprints import fingerprint
 from histoprompt.reader_study.answers import find_answers
 from histoprompt.reader_study.kinds import simulated_readers
-from histoprompt.templates import names_descriptors
+from histoprompt.templates import names_cluster, names_descriptors
 
 SCRIPTS = Path(workflow.basedir) / "workflow/scripts"
 
@@ -236,6 +236,20 @@ def judged_by_the_studys_clusters():
     """Image sets that can stand beside each other cluster by cluster; arms with clusters of their own cannot."""
     study = {key: config["morphology"][key] for key in ("encoder", "k")}
     return [sampled for sampled in IMAGE_SETS if morphology_of(config, sampled) == study]
+
+
+def clusters_of_arms_own():
+    """The clusters of each arm that is not judged by the study's."""
+    return {
+        arm: "{encoder}, k = {k}".format(**morphology_of(config, arm))
+        for arm in ARMS
+        if arm not in judged_by_the_studys_clusters()
+    }
+
+
+def arms_that_name_clusters():
+    """The study's arms whose prompts say which cluster is asked for."""
+    return [arm for arm, entry in config["arms"].items() if names_cluster(entry["prompts"])]
 
 
 def of_morphology(file):

@@ -16,7 +16,7 @@ from histoprompt.encoders import INCEPTION, no_inception
 from histoprompt.errors import InputError
 from histoprompt.reader_study.shares import check_shares
 from histoprompt.schedulers import check_scheduler
-from histoprompt.templates import PLACEHOLDERS, fill, template_of
+from histoprompt.templates import PLACEHOLDERS, fill, names_cluster, template_of
 
 DOWNLOADED_PCAM = "resources/pcam"
 FOUNDATION = "resources/foundation"
@@ -614,7 +614,7 @@ class _Checker:
             settings = arm_settings(self.config, arm)
             kind = template_of(settings["prompts"])
             for label in self.config["data"]["classes"]:
-                for cluster in range(settings["k"] if "index" in PLACEHOLDERS[kind] else 1):
+                for cluster in range(settings["k"] if names_cluster(kind) else 1):
                     template, index = self.config["prompts"][kind], settings["index"]
                     prompt = fill(template, label=label, cluster=cluster, index=index, descriptors=descriptors)
                     if tokens(prompt) > limit:

@@ -26,7 +26,7 @@ from histoprompt.intervals import Floats, Rows, wilson_interval
 from histoprompt.memorisation import check_count, nearest_rows
 from histoprompt.metrics import Features, check_width, load_features, nearest_centroid, prdc_of_samples
 from histoprompt.patches import Images, PatchFile
-from histoprompt.subset import COLUMNS, keyed_generator
+from histoprompt.subset import COLUMNS, draw_sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # of the regions, the largest first; clusters have numbers
 HELD_OUT = "test"
@@ -251,7 +251,7 @@ def _read_sample(
     expected = len(table) if rows is None else max(patches, int(rows.max(initial=-1)) + 1)
     check_count(features_npy, len(features), table_csv, expected)
     rows = np.arange(patches) if rows is None else rows
-    drawn = np.sort(keyed_generator(seed, "coverage map").permutation(len(table))[:sample])
+    drawn = draw_sample(len(table), sample, seed=seed)
     _check_number(table_csv, len(drawn), neighbours)
     numbers, labels, clusters = (table[name].to_numpy(np.int64)[drawn] for name in ("number", "label", "cluster"))
     return _Sample(rows[drawn], features[rows[drawn]], numbers, labels, clusters)

@@ -89,8 +89,8 @@ def find_copies(
         training patch than it is from its own nearest; `near_copies`, the share nearer to one than all but 1 % of the held-out
         patches are (so 1 % where nothing is repeated), with Wilson's intervals; median distances; the `closest` pairs. What
         cannot be told from these patches has no value, and a reason.
-    nearest_csv : written: `number,train_row,distance,held_out_nearer`, a row an image: its nearest training patch, and the share
-        of held-out patches that lie nearer to theirs.
+    nearest_csv : written: `number,train_row,distance,held_out_nearer`, a row an image: its nearest training patch, and the
+        share of held-out patches that lie nearer to theirs.
     pairs_png : written: the closest pairs, each image above its nearest training patch.
     name : of the image set.
     encoder : in whose space distances are taken.

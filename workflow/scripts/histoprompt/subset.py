@@ -23,6 +23,11 @@ def keyed_generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key))
 
 
+def draw_sample(count: int, most: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Places of at most `most` of `count` images, ascending: the same in sets of one size; a larger draw holds a smaller."""
+    return np.sort(keyed_generator(seed, "coverage map").permutation(count)[:most])
+
+
 def choose_prompts(counts: npt.NDArray[np.int64], total: int, minimum: int) -> tuple[list[list[int]], int]:
     """The prompts of a balanced subset and how many patches each gives.
 

@@ -28,6 +28,11 @@ def names_descriptors(prompts: str) -> bool:
     return "descriptors" in PLACEHOLDERS[template_of(prompts)]
 
 
+def names_cluster(prompts: str) -> bool:
+    """Do prompts of this kind say which cluster the image should be of?"""
+    return "index" in PLACEHOLDERS[template_of(prompts)]
+
+
 def fill(template: str, *, label: str, cluster: int, index: str, descriptors: str) -> str:
     """The prompt of an image.
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_json
 from histoprompt.metrics import load_features, nearest_centroid
+from histoprompt.pages import csp_hash, json_in_html
 from histoprompt.patches import Images, Labels, PatchFile
 from histoprompt.reader_study.shares import check_shares
 from histoprompt.sources import ImageSource, ImageTable
@@ -201,7 +202,7 @@ def assemble_page(shown: Mapping[str, Any], pixels: bytes) -> tuple[str, str]:
     style = (PAGE / "style.css").read_text(encoding="utf-8")
     script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     policy = (
-        f"default-src 'none'; script-src '{_csp_hash(script)}'; style-src '{_csp_hash(style)}'; img-src data: blob:; "
+        f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; img-src data: blob:; "
         "connect-src 'none'; form-action 'none'; base-uri 'none'; require-trusted-types-for 'script'"
     )
     content = Template((PAGE / "index.html").read_text(encoding="utf-8")).substitute(
@@ -211,8 +212,8 @@ def assemble_page(shown: Mapping[str, Any], pixels: bytes) -> tuple[str, str]:
         policy=policy,
         style=style,
         script=script,
-        text=_json_in_html(text, indent=1),
-        study=_json_in_html({"page": page, **shown}),
+        text=json_in_html(text, indent=1),
+        study=json_in_html({"page": page, **shown}),
         pixels=base64.b64encode(pixels).decode(),
     )
     return page, content
@@ -323,12 +324,3 @@ def _arrange(
             entries += [image.entry | {"block": block} for image in dealt]
     entries.sort(key=lambda entry: (entry["part"] == "main", entry["block"], entry["image"]))
     return entries, sorted((image for images in drawn.values() for image in images), key=lambda image: image.token)
-
-
-def _csp_hash(content: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
-
-
-def _json_in_html(content: Any, indent: int | None = None) -> str:
-    """JSON that can stand inside a script element, whatever texts it holds."""
-    return json.dumps(content, ensure_ascii=False, indent=indent).replace("<", "\\u003c")
