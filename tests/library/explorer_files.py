@@ -38,11 +38,8 @@ def write_explored(
     numbers = np.arange(images)
 
     def patch_file(name: str, count: int, seed: int) -> Path:
-        ids = [f"{name}-{i}" for i in range(count)]
-        chunks = (
-            (colours(count, size, seed)[i : i + 64], (np.arange(count) % len(classes))[i : i + 64], ids[i : i + 64])
-            for i in range(0, count, 64)
-        )
+        pixels, labels, ids = colours(count, size, seed), np.arange(count) % len(classes), [f"{name}-{i}" for i in range(count)]
+        chunks = ((pixels[i : i + 64], labels[i : i + 64], ids[i : i + 64]) for i in range(0, count, 64))
         write_patches(folder / f"{name}.h5", chunks, classes=classes, size=size)
         return folder / f"{name}.h5"
 

@@ -82,11 +82,20 @@ class ImageMap {
     this.draw();
   }
 
-  /** Where a point of the map is on the canvas. */
-  place({ x, y }) {
+  /** Pixels of the canvas for one unit of the map. */
+  unit() {
     const [[x0, x1], [y0, y1]] = this.bounds;
-    const unit = 0.94 * Math.min(this.width / (x1 - x0 || 1), this.height / (y1 - y0 || 1)) * this.scale;
-    return [this.width / 2 + (x - (x0 + x1) / 2) * unit + this.left, this.height / 2 - (y - (y0 + y1) / 2) * unit + this.top];
+    return 0.94 * Math.min(this.width / (x1 - x0 || 1), this.height / (y1 - y0 || 1)) * this.scale;
+  }
+
+  /** The middle of the map. */
+  middle() {
+    return this.bounds.map(([low, high]) => (low + high) / 2);
+  }
+
+  /** Where a point of the map is on the canvas. */
+  place({ x, y }, unit = this.unit(), [x0, y0] = this.middle()) {
+    return [this.width / 2 + (x - x0) * unit + this.left, this.height / 2 - (y - y0) * unit + this.top];
   }
 
   draw() {
@@ -101,14 +110,15 @@ class ImageMap {
     const pen = this.canvas.getContext("2d");
     pen.setTransform(this.dense, 0, 0, this.dense, 0, 0);
     pen.clearRect(0, 0, this.width, this.height);
+    const [unit, middle] = [this.unit(), this.middle()];
     pen.fillStyle = "#6e6e6e";
     data.heldOut.x.forEach((x, i) => {
-      const [left, top] = this.place({ x, y: data.heldOut.y[i] });
+      const [left, top] = this.place({ x, y: data.heldOut.y[i] }, unit, middle);
       pen.fillRect(left - 1, top - 1, 2, 2);
     });
     const side = MARKER * Math.min(1.6, Math.max(0.7, Math.sqrt(this.scale * Math.sqrt(1200 / (this.points.length + 1)))));
     for (const point of this.points) {
-      const [left, top] = this.place(point);
+      const [left, top] = this.place(point, unit, middle);
       if (left > -side && top > -side && left < this.width + side && top < this.height + side)
         pen.drawImage(this.markers[point.set], left - side / 2, top - side / 2, side, side);
     }
@@ -124,11 +134,14 @@ class ImageMap {
 
   /** The point nearest to a place on the canvas, if it is within reach. */
   near(left, top, reach) {
+    const unit = this.unit();
+    const [x0, y0] = this.middle();
+    const x = x0 + (left - this.width / 2 - this.left) / unit;
+    const y = y0 - (top - this.height / 2 - this.top) / unit;
     let best = null;
-    let least = reach ** 2;
+    let least = (reach / unit) ** 2;
     for (const point of this.points) {
-      const [x, y] = this.place(point);
-      const distance = (x - left) ** 2 + (y - top) ** 2;
+      const distance = (point.x - x) ** 2 + (point.y - y) ** 2;
       if (distance <= least) [best, least] = [point, distance];
     }
     return best;
@@ -194,7 +207,8 @@ class ImageMap {
   listen() {
     const { canvas } = this;
     canvas.addEventListener("pointermove", (event) => {
-      if (this.drag && event.buttons && Math.hypot(event.offsetX - this.drag.x, event.offsetY - this.drag.y) > 4) this.drag.moved = true;
+      if (!event.buttons) this.drag = null;
+      if (this.drag && Math.hypot(event.offsetX - this.drag.x, event.offsetY - this.drag.y) > 4) this.drag.moved = true;
       if (this.drag?.moved) {
         this.left = this.drag.left + event.offsetX - this.drag.x;
         this.top = this.drag.top + event.offsetY - this.drag.y;
@@ -203,15 +217,12 @@ class ImageMap {
       } else this.choose(this.near(event.offsetX, event.offsetY, REACH));
     });
     canvas.addEventListener("pointerdown", ({ offsetX, offsetY }) => (this.drag = { x: offsetX, y: offsetY, left: this.left, top: this.top, moved: false }));
-    canvas.addEventListener("pointerup", (event) => {
+    canvas.addEventListener("click", (event) => {
       const point = !this.drag?.moved && this.near(event.offsetX, event.offsetY, event.pointerType === "touch" ? 2 * REACH : REACH);
       this.drag = null;
       if (point) this.open(point);
     });
-    canvas.addEventListener("pointerleave", () => {
-      this.drag = null;
-      this.choose(null);
-    });
+    canvas.addEventListener("pointerleave", () => this.choose(null));
     canvas.addEventListener("blur", () => this.choose(null));
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();

@@ -115,7 +115,7 @@ bar.append(
   view.element,
 );
 filters.append(
-  make("h2", { class: "unseen" }, say("filters")),
+  make("h2", { class: "unseen", id: "filters-heading" }, say("filters")),
   labels.element,
   clusters.element,
   more,
