@@ -13,7 +13,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 def browser() -> Iterator[object]:
     """A running browser; where there is none the tests are skipped, unless HISTOPROMPT_REQUIRE_BROWSER is set."""
     if not CHROMIUM.exists():
-        reason = f"no {CHROMIUM}: install Debian's chromium to test the reader study's page"
+        reason = f"no {CHROMIUM}: install Debian's chromium to test the pages"
         if os.environ.get("HISTOPROMPT_REQUIRE_BROWSER"):
             pytest.fail(reason)
         pytest.skip(reason)

@@ -2,6 +2,8 @@
 
 import re
 from io import BytesIO
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -150,7 +152,7 @@ def test_a_link_opens_its_image(page, study):
     page.keyboard.press("Escape")
     assert not dialog.is_visible() and page.url.endswith("#class=1") and counts(page)["label"] == 45
     page.goto(f"{study}#image=morphology.900")
-    assert page.locator("#told").inner_text() == "There is no image morphology.900 on this page."
+    assert page.get_by_role("alert").inner_text() == "There is no image morphology.900 on this page."
     page.goto(f"{study}#type=99&class=x&image=&hide=real,label,morphology&view=other")
     assert counts(page) == {"real": 90, "label": 90, "morphology": 90}
 
@@ -220,6 +222,13 @@ def test_back_closes_an_image_and_alike_shows_its_kind(page, study):
     assert page.locator("dialog").is_visible()
     page.get_by_role("button", name="Close").click()
     page.wait_for_function("!document.querySelector('dialog').open")
+    steps = page.evaluate("history.length")
+    page.locator("a.tile").nth(3).click()
+    page.locator("dialog a.tile").first.click()
+    page.get_by_role("button", name="Next").click()
+    page.keyboard.press("Escape")
+    page.wait_for_function("!document.querySelector('dialog').open")
+    assert page.evaluate("history.length") == steps and "image" not in page.url
     page.goto(f"{study}#image=label.27")
     page.get_by_role("button", name="Show all of this class and type").click()
     assert page.url.endswith("#class=1&type=3") and not page.locator("dialog").is_visible()
@@ -341,6 +350,16 @@ def test_words_of_the_study_are_never_markup(page, tmp_path):
     page.keyboard.press("Escape")
     assert page.locator("h1").inner_text().startswith(HOSTILE)
     assert page.locator("input[name=class]").count() == 4
+
+
+def test_a_page_without_its_pictures_says_so(browser, study, tmp_path):
+    alone = tmp_path / "index.html"
+    alone.write_bytes(Path(unquote(study.removeprefix("file://"))).read_bytes())
+    page = browser.new_page()
+    page.goto(f"file://{alone}")
+    page.wait_for_function("document.querySelector('[role=alert]').textContent")
+    assert "“sheets” has to stand beside this page" in page.get_by_role("alert").inner_text()
+    page.close()
 
 
 def test_ten_thousand_images(page, tmp_path):

@@ -91,6 +91,18 @@ def test_a_coverage_map_is_made_on_request_alone(project):
     assert "draw_coverage_map" in project.planned("coverage_map") - project.planned()
 
 
+def test_an_explorer_is_made_on_request_alone(project):
+    def own_clusters(config):
+        small(config)
+        config["arms"]["own"] = {"prompts": "morphology", "encoder": "resnet", "k": 16}
+        config["evaluation"]["encoders"] = ["resnet"]
+
+    assert {"make_explorer", "draw_coverage_map"} <= project.planned("explorer") - project.planned()
+    study = ("--configfile", project.edit("own.yaml", own_clusters))
+    # Its images are placed among the study's clusters, though the study measures nothing in that encoder's space.
+    assert "extract_features dino, own" in project.planned("explorer", *study) - project.planned(*study)
+
+
 def test_a_learning_curve_is_a_job_a_curve_and_seed(project):
     jobs = project.planned("learning_curve")
     assert {job for job in jobs if "learning_curve" in job} == {"summarise_learning_curve"} | {

@@ -131,6 +131,16 @@ def test_a_learning_curve_says_what_synthetic_patches_are_worth(project):
     assert (project.folder / "results/mini/figures/learning_curve.png").stat().st_size > 0
 
 
+def test_an_explorer_shows_all_images(project):
+    result = project.run("explorer", "--cores", "2", *STUDY)
+    assert result.returncode == 0, result.stdout
+    explorer = project.folder / "results/mini/explorer"
+    assert "mini" in (explorer / "index.html").read_text(encoding="utf-8")
+    sheets = {path.name for path in explorer.glob("sheets/*")}
+    assert sheets == {"real-0.webp", "pretrained-0.webp", "morphology-0.webp", "train-0.webp"}
+    assert project.planned("explorer", *STUDY) == set()
+
+
 def test_answers_that_came_back_are_analysed(project):
     results = project.folder / "results/mini/reader_study"
     answers = project.folder / "answers"

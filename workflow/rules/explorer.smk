@@ -38,7 +38,7 @@ rule make_explorer:
         encoder=config["morphology"]["encoder"],
         seed=config["seed"],
         # No import leads to the page's own sources.
-        sources=model_digest(SCRIPTS / "histoprompt/explorer/page"),
+        sources=[model_digest(SCRIPTS / "histoprompt" / part) for part in ("page", "explorer/page")],
         code=code_digest("make_explorer"),
     script:
         "../scripts/make_explorer.py"

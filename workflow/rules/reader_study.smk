@@ -43,7 +43,7 @@ rule make_reader_study:
         size=READER_STUDY["size"],
         diagnosis=READER_STUDY["diagnosis"],
         # No import leads to the page's own sources.
-        sources=model_digest(SCRIPTS / "histoprompt/reader_study/page"),
+        sources=[model_digest(SCRIPTS / "histoprompt" / part) for part in ("page", "reader_study/page")],
         code=code_digest("make_reader_study"),
     script:
         "../scripts/make_reader_study.py"

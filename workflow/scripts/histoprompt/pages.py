@@ -5,7 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+
+def script_of(page: Path, names: Sequence[str]) -> str:
+    """The program of a page: what all pages share, then its own files, in this order."""
+    files = [Path(__file__).with_name("page") / "elements.js", *(page / name for name in names)]
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
 def csp_hash(content: str) -> str:

@@ -19,7 +19,7 @@ from histoprompt.intervals import Rows
 from histoprompt.job import progress
 from histoprompt.memorisation import check_count
 from histoprompt.metrics import check_width, load_features, nearest_centroid
-from histoprompt.pages import csp_hash, json_in_html
+from histoprompt.pages import csp_hash, json_in_html, script_of
 from histoprompt.patches import Images, PatchFile
 from histoprompt.resizing import resize_images
 from histoprompt.subset import COLUMNS, draw_sample
@@ -31,7 +31,7 @@ LARGEST_SIDE = 128  # pixels of a picture: a larger patch is shown smaller, so t
 SHEET_COLUMNS = 8  # pictures a side of a sheet: small enough that a browser decodes one in a few milliseconds
 _BLOCK = 16  # pixels: WebP compresses squares of this size, and a picture must not share one with its neighbour
 _QUALITY, _METHOD = 90, 2  # of WebP: 3 grey levels off on average; a slower method saves 3 % of the bytes
-_SCRIPTS = ("elements.js", "sheets.js", "state.js", "gallery.js", "map.js", "detail.js", "page.js")
+_SCRIPTS = ("sheets.js", "state.js", "gallery.js", "map.js", "detail.js", "page.js")
 _AGAIN = "delete it and run the same command again"
 
 
@@ -173,7 +173,7 @@ def assemble_page(shown: Mapping[str, Any]) -> str:
     """
     text = json.loads((PAGE / "text.json").read_text(encoding="utf-8"))
     style = (PAGE / "style.css").read_text(encoding="utf-8")
-    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    script = script_of(PAGE, _SCRIPTS)
     # A file has no origin to be the same as, in some browsers: hence the scheme beside 'self'.
     policy = (
         f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; img-src 'self' file: data:; "

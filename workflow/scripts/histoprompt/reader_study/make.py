@@ -19,7 +19,7 @@ import numpy.typing as npt
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_json
 from histoprompt.metrics import load_features, nearest_centroid
-from histoprompt.pages import csp_hash, json_in_html
+from histoprompt.pages import csp_hash, json_in_html, script_of
 from histoprompt.patches import Images, Labels, PatchFile
 from histoprompt.reader_study.shares import check_shares
 from histoprompt.sources import ImageSource, ImageTable
@@ -200,7 +200,7 @@ def assemble_page(shown: Mapping[str, Any], pixels: bytes) -> tuple[str, str]:
     digest.update(pixels)
     page = digest.hexdigest()[:16]
     style = (PAGE / "style.css").read_text(encoding="utf-8")
-    script = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    script = script_of(PAGE, _SCRIPTS)
     policy = (
         f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; img-src data: blob:; "
         "connect-src 'none'; form-action 'none'; base-uri 'none'; require-trusted-types-for 'script'"

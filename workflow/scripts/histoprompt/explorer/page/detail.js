@@ -21,23 +21,24 @@ class Detail {
   }
 
   /** Show an image; `among` are the places of its set between which one turns. */
-  show({ set: index, at }, among, columns) {
+  show({ set: index, at }, among) {
     Object.assign(this, { index, at, among });
     const set = data.sets[index];
     const { images } = set;
     const place = among.indexOf(at);
-    const heading = make("h2", { id: "dialog-heading", tabindex: "-1" }, say("image_heading", { title: set.title, number: images.number[at] }));
-    const values = { set: set.name, number: images.number[at], label: data.classes[images.label[at]] };
+    const values = { set: set.name, title: set.title, number: images.number[at], label: data.classes[images.label[at]] };
+    const heading = make("h2", { id: "dialog-heading", tabindex: "-1" }, say("image_heading", values));
     const figures = [this.figure(set.name, at, say("image_alt", values), say("this_image"), null)];
     if (set.images.nearest) {
       const nearest = images.nearest[at];
       const [row, label, cluster] = ["row", "label", "cluster"].map((name) => data.training[name][nearest]);
-      const told = { row, label: data.classes[label], cluster };
-      figures.push(this.figure(TRAIN, nearest, say("nearest_alt", told), say("nearest"), say("nearest_caption", told)));
+      const patch = { row, label: data.classes[label], cluster };
+      figures.push(this.figure(TRAIN, nearest, say("nearest_alt", patch), say("nearest"), say("nearest_caption", patch)));
     }
-    const others = columns
-      .map((column) => ({ set: data.sets.indexOf(column.set), at: column.set.places.get(images.number[at]) }))
-      .filter((other) => other.set !== index && other.at !== undefined && data.sets[other.set].images.nearest && images.nearest);
+    const others = data.sets
+      .map((other, i) => ({ set: i, at: other.images.nearest && images.nearest ? other.places.get(values.number) : undefined }))
+      .filter((other) => other.set !== index && other.at !== undefined);
+    const entry = ([term, ...texts]) => make("div", {}, make("dt", {}, say(term)), make("dd", {}, ...texts));
     this.dialog.replaceChildren(
       make(
         "div",
@@ -45,14 +46,19 @@ class Detail {
         heading,
         make("span", { class: "hint" }, say("position", { place: count(place + 1), count: count(among.length) })),
         button(say("previous"), () => this.step(-1), { disabled: place === 0, "aria-keyshortcuts": "ArrowLeft" }),
-        button(say("next"), () => this.step(1), { disabled: place === among.length - 1, "aria-keyshortcuts": "ArrowRight" }),
+        button(say("next"), () => this.step(1), { disabled: place + 1 === among.length, "aria-keyshortcuts": "ArrowRight" }),
         button(say("close"), () => this.close(), { class: "main", "aria-keyshortcuts": "Escape" }),
       ),
-      make("div", { class: "pictures" }, make("div", { class: "figures" }, ...figures), others.length ? this.others(others, images.number[at]) : ""),
+      make(
+        "div",
+        { class: "pictures" },
+        make("div", { class: "figures" }, ...figures),
+        others.length ? this.others(others, values.number) : null,
+      ),
       make(
         "div",
         { class: "known" },
-        make("dl", {}, ...this.facts(set, at).map(([term, ...texts]) => make("div", {}, make("dt", {}, say(term)), make("dd", {}, ...texts)))),
+        make("dl", {}, ...this.facts(set, at).map(entry)),
         button(say("alike"), () => this.alike({ set: index, at })),
       ),
     );
@@ -75,7 +81,11 @@ class Detail {
       make(
         "li",
         {},
-        make("a", { class: "tile", href: this.hrefOf({ set, at }), "aria-label": nameOf(data.sets[set], at) }, this.sheets.canvas(data.sets[set].name, at)),
+        make(
+          "a",
+          { class: "tile", href: this.hrefOf({ set, at }), "aria-label": nameOf(data.sets[set], at) },
+          this.sheets.canvas(data.sets[set].name, at),
+        ),
         make("span", { "aria-hidden": "true" }, data.sets[set].name),
       ),
     );
@@ -100,7 +110,8 @@ class Detail {
       space: set.space,
       percent: count(Math.round(1000 * images.heldOutNearer[at]) / 10),
     });
-    const copy = set.near === null ? say("copy_unknown") : say(isCopy(set, at) ? "copy_yes" : "copy_no", { near: set.near.toFixed(2) });
+    const verdict = set.near === null ? "copy_unknown" : isCopy(set, at) ? "copy_yes" : "copy_no";
+    const copy = say(verdict, { near: set.near?.toFixed(2) });
     return [
       ["fact_prompt", `“${data.prompts[images.prompt[at]]}”`],
       ["fact_class", label],

@@ -10,7 +10,8 @@ class Gallery {
     Object.assign(this, { host, sheets, hrefOf, current: null, columns: [], blocks: [], state: null });
     this.heads = make("div", { class: "heads", role: "row" });
     this.body = make("div", { class: "rows", role: "none" });
-    this.grid = make("div", { class: "gallery", role: "grid", "aria-label": say("gallery"), onkeydown: (event) => this.onKey(event) }, this.heads, this.body);
+    this.grid = make("div", { class: "gallery", role: "grid", "aria-label": say("gallery") }, this.heads, this.body);
+    this.grid.addEventListener("keydown", (event) => this.onKey(event));
     host.append(this.grid);
     this.observer = new IntersectionObserver((entries) => this.onMove(entries), { rootMargin: "100% 0px" });
     new ResizeObserver(() => this.state && this.width !== this.host.clientWidth && this.layOut()).observe(host);
@@ -33,7 +34,7 @@ class Gallery {
     const sameRows = this.tile === tile && this.shown === this.columns;
     this.tile = tile;
     this.shown = this.columns;
-    this.rows = Math.ceil(Math.max(...this.columns.map(({ places }) => places.length)) / this.per);
+    this.rows = Math.ceil(Math.max(1, ...this.columns.map(({ places }) => places.length)) / this.per);
     this.grid.style.setProperty("--tile", `${tile}px`);
     this.grid.style.setProperty("--per", this.per);
     this.grid.style.setProperty("--apart", `${apart}px`);
@@ -51,17 +52,17 @@ class Gallery {
     });
     this.body.replaceChildren(...this.blocks);
     this.blocks.forEach((block) => this.observer.observe(block));
-    if (this.blocks.length) this.fill(Math.min(Math.floor(anchor / BLOCK_ROWS), this.blocks.length - 1));
+    this.fill(Math.min(Math.floor(anchor / BLOCK_ROWS), this.blocks.length - 1));
   }
 
   head({ set, places }, i) {
     const values = { shown: count(places.length), total: count(set.images.number.length) };
-    const note = set.ownClusters && say("placed_by_found", { clusters: set.ownClusters });
     return make(
       "div",
-      { role: "columnheader", "aria-colindex": i * this.per + 1, "aria-colspan": this.per, title: note ? `${set.title} – ${note}` : set.title },
+      { role: "columnheader", "aria-colindex": i * this.per + 1, "aria-colspan": this.per, title: set.title },
       make("strong", {}, set.name),
       make("span", {}, say("count", values)),
+      set.ownClusters && make("span", {}, say("placed_by_found", { clusters: set.ownClusters })),
     );
   }
 
@@ -82,25 +83,26 @@ class Gallery {
     const element = this.blocks[block];
     if (element.firstChild) return;
     const last = Math.min((block + 1) * BLOCK_ROWS, this.rows);
-    for (let row = block * BLOCK_ROWS; row < last; row++)
-      element.append(
-        make("div", { role: "row", "aria-rowindex": row + 2 }, ...this.columns.map((column, group) => this.cells(column, group, row))),
-      );
+    for (let row = block * BLOCK_ROWS; row < last; row++) {
+      const groups = this.columns.map((column, group) => this.cells(column, group, row));
+      element.append(make("div", { role: "row", "aria-rowindex": row + 2 }, ...groups));
+    }
     this.keepOneStop();
   }
 
   cells({ set, places }, group, row) {
+    const first = group * this.per;
+    const cell = (i, content) => make("div", { role: "gridcell", "aria-colindex": first + i + 1 }, content);
     const own = places.slice(row * this.per, (row + 1) * this.per);
-    const empty = row === 0 && !own.length ? [make("div", { role: "gridcell", class: "none", "aria-colindex": group * this.per + 1 }, say("no_images"))] : [];
-    const cells = own.map((at, i) =>
-      make("div", { role: "gridcell", "aria-colindex": group * this.per + i + 1 }, this.link(set, at, `${row},${group * this.per + i}`)),
-    );
-    return make("div", { role: "none", class: "group" }, ...empty, ...cells);
+    const cells = own.map((at, i) => cell(i, this.link(set, at, `${row},${first + i}`)));
+    if (!places.length && row === 0) cells.push(cell(0, make("span", { class: "none" }, say("no_images"))));
+    return make("div", { role: "none", class: "group" }, ...cells);
   }
 
   link(set, at, place) {
     const classes = isCopy(set, at) ? "tile copy" : "tile";
-    const link = make("a", { class: classes, href: this.hrefOf({ set: data.sets.indexOf(set), at }), "aria-label": nameOf(set, at), tabindex: "-1", "data-place": place });
+    const href = this.hrefOf({ set: data.sets.indexOf(set), at });
+    const link = make("a", { class: classes, href, "aria-label": nameOf(set, at), tabindex: "-1", "data-place": place });
     link.append(this.sheets.canvas(set.name, at));
     link.addEventListener("focus", () => this.take(link));
     return link;
@@ -144,19 +146,22 @@ class Gallery {
     const [row, column] = link.dataset.place.split(",").map(Number);
     const width = this.columns.length * this.per;
     const page = Math.max(1, Math.floor(innerHeight / (this.tile + GAP)) - 1);
-    const line = (at, step) => Array.from({ length: width }, (_, i) => [row, at + i * step]).filter(([, c]) => c >= 0 && c < width);
-    const up = (by) => Array.from({ length: row + 1 }, (_, i) => [Math.max(0, row - by) + i, column]).filter(([r]) => r <= row);
-    // Columns are of different lengths: a step down ends at the last picture of its column.
-    const down = (by) => Array.from({ length: this.rows }, (_, i) => [Math.min(this.rows - 1, row + by) - i, column]).filter(([r]) => r >= row);
+    // Columns are of different lengths: each way is a list of places, and the first of them with a picture is taken.
+    const way = (from, to, place) => {
+      const steps = Array.from({ length: Math.abs(to - from) + 1 }, (_, i) => (from < to ? from + i : from - i));
+      return steps.map(place);
+    };
+    const across = (from, to) => way(from, to, (c) => [row, c]).filter(([, c]) => c >= 0 && c < width);
+    const along = (by) => way(Math.min(this.rows - 1, Math.max(0, row + by)), row, (r) => [r, column]);
     const ways = {
-      ArrowRight: () => line(column + 1, 1),
-      ArrowLeft: () => line(column - 1, -1),
-      ArrowUp: () => up(1),
-      ArrowDown: () => down(1),
-      PageUp: () => up(page),
-      PageDown: () => down(page),
-      Home: () => (event.ctrlKey ? up(row) : line(0, 1)),
-      End: () => (event.ctrlKey ? down(this.rows) : line(width - 1, -1)),
+      ArrowRight: () => across(column + 1, width),
+      ArrowLeft: () => across(column - 1, -1),
+      ArrowUp: () => along(-1),
+      ArrowDown: () => along(1),
+      PageUp: () => along(-page),
+      PageDown: () => along(page),
+      Home: () => (event.ctrlKey ? along(-row) : across(0, width)),
+      End: () => (event.ctrlKey ? along(this.rows) : across(width - 1, -1)),
     };
     if (!ways[event.key]) return;
     event.preventDefault();

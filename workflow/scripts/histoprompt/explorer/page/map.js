@@ -8,13 +8,24 @@ const REACH = 14; // pixels from a point at which it is meant
 const MARKER = 9; // pixels
 const ZOOM = 1.5;
 
+const CORNERS = {
+  square: [[-1, -1], [1, -1], [1, 1], [-1, 1]],
+  triangle: [[0, -1.2], [1.2, 0.9], [-1.2, 0.9]],
+  diamond: [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
+};
+
 function outline(pen, shape, x, y, r) {
-  const corners = { square: [[-1, -1], [1, -1], [1, 1], [-1, 1]], triangle: [[0, -1.2], [1.2, 0.9], [-1.2, 0.9]], diamond: [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]] }[shape];
+  const move = (dx, dy, first) => (first ? pen.moveTo(x + dx * r, y + dy * r) : pen.lineTo(x + dx * r, y + dy * r));
   pen.beginPath();
-  if (corners) corners.forEach(([dx, dy], i) => (i ? pen.lineTo(x + dx * r, y + dy * r) : pen.moveTo(x + dx * r, y + dy * r)));
-  else if (shape === "cross") for (const [dx, dy] of [[1, 1], [1, -1]]) { pen.moveTo(x - dx * r, y - dy * r); pen.lineTo(x + dx * r, y + dy * r); }
-  else pen.arc(x, y, r, 0, 7);
-  if (corners) pen.closePath();
+  if (CORNERS[shape]) {
+    CORNERS[shape].forEach(([dx, dy], i) => move(dx, dy, i === 0));
+    pen.closePath();
+  } else if (shape === "cross") {
+    for (const slope of [1, -1]) {
+      move(-1, -slope, true);
+      move(1, slope, false);
+    }
+  } else pen.arc(x, y, r, 0, 2 * Math.PI);
 }
 
 /** The marker of a set, drawn once. */
@@ -39,7 +50,7 @@ function markerOf(index, size = MARKER * 2) {
 class ImageMap {
   constructor(host, sheets, open) {
     Object.assign(this, { host, sheets, open, points: [], current: null, scale: 1, left: 0, top: 0, drag: null });
-    this.canvas = make("canvas", { class: "map", tabindex: "0", role: "application", "aria-label": say("map"), "aria-keyshortcuts": "+ - 0 Enter" });
+    this.canvas = make("canvas", { class: "map", tabindex: "0", role: "application", "aria-label": say("map") });
     this.tip = make("div", { class: "tip", hidden: true, "aria-hidden": "true" });
     this.picture = make("canvas");
     this.tipText = make("p");
@@ -58,12 +69,18 @@ class ImageMap {
     this.markers = data.sets.map((_, index) => markerOf(index));
     this.listen();
     new ResizeObserver(() => this.fit()).observe(this.canvas);
-    const axes = ["x", "y"].map((axis) => [...data.heldOut[axis], ...data.sets.flatMap(({ images }) => images[axis].filter((v) => v !== null))]);
-    this.bounds = axes.map((values) => values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]));
+    this.bounds = ["x", "y"].map((axis) => {
+      const values = [data.heldOut, ...data.sets.map(({ images }) => images)].flatMap((images) => images[axis]);
+      const placed = values.filter((value) => value !== null);
+      return placed.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+    });
   }
 
   show(columns) {
-    const every = columns.flatMap(({ set, places }) => places.map((at) => ({ set: data.sets.indexOf(set), at, x: set.images.x[at], y: set.images.y[at] })));
+    const every = columns.flatMap(({ set, places }) => {
+      const index = data.sets.indexOf(set);
+      return places.map((at) => ({ set: index, at, x: set.images.x[at], y: set.images.y[at] }));
+    });
     // In turns, so that no set lies over all others.
     this.points = every.filter(({ x }) => x !== null).sort((a, b) => (a.at * 7919) % 1009 - ((b.at * 7919) % 1009));
     this.legend.replaceChildren(...columns.map(({ set }) => make("li", {}, markerOf(data.sets.indexOf(set), 26), set.title)));
@@ -216,9 +233,12 @@ class ImageMap {
         this.draw();
       } else this.choose(this.near(event.offsetX, event.offsetY, REACH));
     });
-    canvas.addEventListener("pointerdown", ({ offsetX, offsetY }) => (this.drag = { x: offsetX, y: offsetY, left: this.left, top: this.top, moved: false }));
+    canvas.addEventListener("pointerdown", ({ offsetX: x, offsetY: y }) => {
+      this.drag = { x, y, left: this.left, top: this.top, moved: false };
+    });
     canvas.addEventListener("click", (event) => {
-      const point = !this.drag?.moved && this.near(event.offsetX, event.offsetY, event.pointerType === "touch" ? 2 * REACH : REACH);
+      const reach = event.pointerType === "touch" ? 2 * REACH : REACH;
+      const point = !this.drag?.moved && this.near(event.offsetX, event.offsetY, reach);
       this.drag = null;
       if (point) this.open(point);
     });

@@ -5,7 +5,9 @@ const bar = document.getElementById("bar");
 const filters = document.getElementById("filters");
 const screen_ = document.getElementById("screen");
 const told = document.getElementById("told");
-const sheets = new Sheets();
+const dialog = document.getElementById("dialog");
+const problem = make("p", { class: "error", role: "alert" });
+const sheets = new Sheets(() => (problem.textContent = say("no_sheets")));
 
 let state = readState(location.hash);
 let columns = [];
@@ -31,7 +33,7 @@ function close() {
 
 const hrefOf = (image) => writeState({ ...state, image });
 
-const detail = new Detail(document.getElementById("dialog"), sheets, {
+const detail = new Detail(dialog, sheets, {
   hrefOf,
   close,
   turn: (image) => go({ image }, { replace: true }),
@@ -43,8 +45,10 @@ const detail = new Detail(document.getElementById("dialog"), sheets, {
 
 /** A question with one choice; `options` are [value, content, name for screen readers]. */
 function choice(name, question, options, onpick) {
-  const inputs = options.map(([value, , spoken]) => make("input", { type: "radio", name, value: String(value), "aria-label": spoken ?? null, onchange: () => onpick(value) }));
-  const labels = options.map(([, content], i) => make("label", {}, inputs[i], ...(Array.isArray(content) ? content : [make("span", {}, content)])));
+  const inputs = options.map(([value, , spoken = null]) =>
+    make("input", { type: "radio", name, value: String(value), "aria-label": spoken, onchange: () => onpick(value) }),
+  );
+  const labels = options.map(([, content], i) => make("label", {}, inputs[i], ...[content].flat()));
   return {
     element: make("fieldset", { class: name }, make("legend", {}, question), make("div", { class: "choices" }, ...labels)),
     mark: (value) => inputs.forEach((input, i) => (input.checked = options[i][0] === value)),
@@ -61,7 +65,8 @@ function exampleOf(cluster) {
   return place === null ? make("span", { class: "blank" }) : sheets.canvas(TRAIN, place, { "aria-hidden": "true" });
 }
 
-const labels = choice("class", say("class"), [[null, say("all")], ...data.classes.map((word, i) => [i, word])], (label) => go({ label }));
+const classes = [[null, say("all")], ...data.classes.map((word, i) => [i, word])];
+const labels = choice("class", say("class"), classes, (label) => go({ label }));
 const clusters = choice(
   "type",
   say("cluster"),
@@ -75,14 +80,16 @@ const clusters = choice(
   ],
   (cluster) => go({ cluster }),
 );
-const by = choice("by", say("by"), [["asked", say("by_asked")], ["found", say("by_found")]], (value) => go({ by: value }));
-const size = choice("size", say("size"), Object.keys(SIZES).map((name) => [name, say(`size_${name}`)]), (value) => go({ size: value }));
-const view = choice("view", say("view"), [["images", say("view_images")], ["map", say("view_map")]], (value) => go({ view: value }));
+const named = (key, values) => values.map((value) => [value, say(`${key}_${value}`)]);
+const by = choice("by", say("by"), named("by", ["asked", "found"]), (value) => go({ by: value }));
+const size = choice("size", say("size"), named("size", Object.keys(SIZES)), (value) => go({ size: value }));
+const view = choice("view", say("view"), named("view", ["images", "map"]), (value) => go({ view: value }));
 const shown = data.sets.map((set, index) =>
   check(
     set.title,
     (on) => {
-      const hidden = data.sets.map(({ name }) => name).filter((name) => (name === set.name ? !on : state.hidden.includes(name)));
+      const names = data.sets.map(({ name }) => name);
+      const hidden = names.filter((name) => (name === set.name ? !on : state.hidden.includes(name)));
       go({ hidden: hidden.length < data.sets.length ? hidden : state.hidden });
     },
     markerOf(index, 26),
@@ -113,6 +120,7 @@ fold();
 bar.append(
   make("h1", {}, say("heading", { study: data.study }), make("small", {}, say("lead"))),
   view.element,
+  problem,
 );
 filters.append(
   make("h2", { class: "unseen", id: "filters-heading" }, say("filters")),
@@ -123,8 +131,9 @@ filters.append(
     "details",
     {},
     make("summary", {}, say("guide")),
-    ...[...words.guide_texts.keys()].map((i) => make("p", {}, words.guide_texts[i].replace("{encoder}", data.encoder).replace("{side}", data.side).replace("{size}", data.size))),
-    make("p", {}, say("guide_keys")),
+    ...["guide_sets", "guide_drawn", "guide_found", "guide_number", "guide_copy", "guide_pictures", "guide_keys"].map((key) =>
+      make("p", {}, say(key, data)),
+    ),
   ),
 );
 filters.addEventListener("submit", (event) => event.preventDefault());
@@ -132,7 +141,7 @@ filters.addEventListener("submit", (event) => event.preventDefault());
 // --- What is shown -------------------------------------------------------------------------------------------------------
 
 const gallery = new Gallery(make("section", { class: "side-by-side" }), sheets, hrefOf);
-const map = new ImageMap(make("section", { class: "on-map" }), sheets, (point) => go({ image: { set: point.set, at: point.at } }));
+const map = new ImageMap(make("section", { class: "on-map" }), sheets, ({ set, at }) => go({ image: { set, at } }));
 screen_.append(gallery.host, map.host);
 
 function render() {
@@ -157,12 +166,11 @@ function render() {
     const number = columns.reduce((sum, { places }) => sum + places.length, 0);
     tell(say("told", { images: count(number) }));
   }
-  if (state.unknown) tell(say("unknown_image", { image: state.unknown }));
-  document.body.dataset.unknown = state.unknown ? say("unknown_image", { image: state.unknown }) : "";
+  problem.textContent = state.unknown ? say("unknown_image", { image: state.unknown }) : "";
   if (state.image) {
     const { set, at } = state.image;
     const own = columns.find((column) => column.set === data.sets[set])?.places ?? [];
-    detail.show(state.image, own.includes(at) ? own : [...data.sets[set].images.number.keys()], data.sets.map((each) => ({ set: each })));
+    detail.show(state.image, own.includes(at) ? own : [...data.sets[set].images.number.keys()]);
   } else {
     detail.leave();
     if (before.image && state.view === "images") gallery.reveal(before.image);
@@ -170,5 +178,12 @@ function render() {
 }
 
 addEventListener("popstate", () => render());
+dialog.addEventListener("close", () => state.image && close()); // by a way of the browser's own
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a.tile");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go({ image: readState(link.hash).image }, { replace: state.image !== null });
+});
 document.title = say("title", { study: data.study });
 render();

@@ -3,9 +3,24 @@
 
 const SIZES = { small: 64, medium: 104, large: 160 }; // least width of a picture on the screen
 
+function button(text, onclick, attributes = {}) {
+  return make("button", { type: "button", onclick, ...attributes }, text);
+}
+
+function count(number) {
+  return number.toLocaleString(words.language);
+}
+
 /** An image is written set.number, so that its link does not depend on what else is shown. */
-function placeOf(set, number) {
-  return data.sets.findIndex(({ name }) => name === set) < 0 ? -1 : (data.sets.find(({ name }) => name === set).places.get(number) ?? -1);
+function imageOf(written) {
+  const [, name, number] = /^(.*)\.(\d+)$/.exec(written) ?? [];
+  const set = data.sets.findIndex((each) => each.name === name);
+  const at = data.sets[set]?.places.get(Number(number));
+  return at === undefined ? null : { set, at };
+}
+
+function writeImage({ set, at }) {
+  return `${data.sets[set].name}.${data.sets[set].images.number[at]}`;
 }
 
 function readState(hash) {
@@ -29,10 +44,8 @@ function readState(hash) {
     unknown: null,
   };
   if (given.has("image")) {
-    const [set, number] = given.get("image").split(".");
-    const at = placeOf(set, Number(number));
-    if (at >= 0) state.image = { set: names.indexOf(set), at };
-    else state.unknown = given.get("image");
+    state.image = imageOf(given.get("image"));
+    if (!state.image) state.unknown = given.get("image");
   }
   return state;
 }
@@ -46,7 +59,7 @@ function writeState(state) {
   if (state.hidden.length) said.set("hide", state.hidden.join(","));
   if (state.copies) said.set("copies", "1");
   if (state.size !== "medium") said.set("size", state.size);
-  if (state.image) said.set("image", `${data.sets[state.image.set].name}.${data.sets[state.image.set].images.number[state.image.at]}`);
+  if (state.image) said.set("image", writeImage(state.image));
   return `#${said}`;
 }
 

@@ -2,7 +2,6 @@
 "use strict";
 
 const study = JSON.parse(document.getElementById("study").textContent);
-const words = JSON.parse(document.getElementById("text").textContent);
 const screen_ = document.getElementById("screen");
 const bar = document.getElementById("bar");
 const notice = document.getElementById("notice");
@@ -15,23 +14,6 @@ const READER = /^(?!simulated)[a-z0-9][a-z0-9._-]{0,31}$/i;
 let pixels = null; // once the whole page is read
 let session = null;
 let task = null; // what is on the screen while an image is asked about
-
-/** A text in the page's language. */
-function say(key, values = {}) {
-  return words[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
-}
-
-/** An element; texts among the children are never markup. */
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null) element.setAttribute(name, value);
-  }
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
 
 function button(text, onclick, attributes = {}, key = null) {
   return make("button", { type: "button", onclick, ...attributes }, text, key && keyHint(key));

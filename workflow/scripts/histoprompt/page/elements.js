@@ -1,7 +1,6 @@
-// Texts and elements.
+// Texts and elements of a page; its texts stand in the element `text`.
 "use strict";
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const words = JSON.parse(document.getElementById("text").textContent);
 
 /** A text in the page's language. */
@@ -19,12 +18,4 @@ function make(tag, attributes = {}, ...children) {
   }
   element.append(...children.filter((child) => child !== null));
   return element;
-}
-
-function button(text, onclick, attributes = {}) {
-  return make("button", { type: "button", onclick, ...attributes }, text);
-}
-
-function count(number) {
-  return number.toLocaleString(words.language);
 }
