@@ -24,7 +24,6 @@ include: "workflow/rules/foundation.smk"
 
 
 rule all:
-    default_target: True
     input:
         study_results(),
 

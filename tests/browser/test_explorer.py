@@ -163,7 +163,7 @@ def test_what_an_image_shows_depends_on_its_set(page, study):
     assert "Not counted as a near copy" in page.locator("dialog").inner_text()
     page.goto(f"{study}#image=real.4")
     assert painted(page, "dialog canvas") == 1
-    assert "train-5 (5)" in page.locator("dialog").inner_text() and "Prompt" not in page.locator("dialog").inner_text()
+    assert "train-5 (row 5)" in page.locator("dialog").inner_text() and "Prompt" not in page.locator("dialog").inner_text()
 
 
 def test_pictures_are_those_of_their_images(page, study):
@@ -280,6 +280,15 @@ def test_the_map_tells_and_opens_what_is_under_the_pointer(page, study):
     assert point(page, name, number) != [x, y]
     page.get_by_role("button", name="Show the whole map").click()
     assert point(page, name, number) == pytest.approx([x, y])
+    page.locator("canvas.map").hover(position={"x": 300, "y": 200})
+    page.mouse.wheel(0, -100)
+    page.wait_for_function("map.scale > 1")
+    before, box = point(page, name, number), page.locator("canvas.map").bounding_box()
+    page.mouse.down()
+    page.mouse.move(box["x"] + 340, box["y"] + 230, steps=4)
+    page.mouse.up()
+    assert point(page, name, number) == pytest.approx([before[0] + 40, before[1] + 30])
+    assert not page.locator("dialog").is_visible()  # a drag opens nothing
 
 
 def test_the_map_by_keyboard(page, study):

@@ -136,7 +136,7 @@ def test_an_explorer_shows_all_images(project):
     assert result.returncode == 0, result.stdout
     explorer = project.folder / "results/mini/explorer"
     assert "mini" in (explorer / "index.html").read_text(encoding="utf-8")
-    sheets = {path.name for path in explorer.glob("sheets/*")}
+    sheets = {path.name for path in explorer.glob("sheets/*.webp")}
     assert sheets == {"real-0.webp", "pretrained-0.webp", "morphology-0.webp", "train-0.webp"}
     assert project.planned("explorer", *STUDY) == set()
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow/scripts"))
+# The project's own folder, which is not the workflow's where another one uses this as a module.
+ROOT = Path(str(workflow.current_basedir)).parents[1]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from histoprompt.config import (
     DOWNLOADED_PCAM,
@@ -28,13 +30,13 @@ from histoprompt.reader_study.answers import find_answers
 from histoprompt.reader_study.kinds import simulated_readers
 from histoprompt.templates import names_cluster, names_descriptors
 
-SCRIPTS = Path(workflow.basedir) / "workflow/scripts"
+SCRIPTS = ROOT / "workflow/scripts"
 
 try:
     check_config(
         config,
-        schema=Path(workflow.basedir) / "workflow/schemas/config.schema.yaml",
-        study_file=" + ".join(os.path.relpath(file) for file in workflow.configfiles),
+        schema=ROOT / "workflow/schemas/config.schema.yaml",
+        study_file=" + ".join(os.path.relpath(file) for file in workflow.configfiles) or "the module's config",
     )
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -214,7 +216,7 @@ def generator_digest(wildcards):
 
 def downloaded(wildcards):
     """The download, where the study uses it; a root of the user's own is no concern of Snakemake's."""
-    return ancient(f"{DOWNLOADED_PCAM}/manifest.json") if config["data"]["root"] == DOWNLOADED_PCAM else []
+    return ancient(local(f"{DOWNLOADED_PCAM}/manifest.json")) if config["data"]["root"] == DOWNLOADED_PCAM else []
 
 
 def content_of_source(wildcards):
@@ -230,6 +232,11 @@ def finetuned_model(wildcards):
     """The arm's own model; nothing for an arm that samples from the base model."""
     settings = arm_settings(config, wildcards.arm)
     return [] if settings["finetune"] is None else f"results/{wildcards.study}/models/{settings['model']}/manifest.json"
+
+
+def of_model(folder):
+    """A folder of a model's own in the study's, wherever a module's prefix has put that."""
+    return lambda wildcards, output: f"{Path(output.manifest).parents[2]}/{folder}/{wildcards.arm}"
 
 
 def judged_by_the_studys_clusters():
@@ -358,7 +365,7 @@ def images_of_reader_study():
 def returned_answers(wildcards):
     """The answers that readers sent back."""
     try:
-        return find_answers(config["reader_study"]["answers"])
+        return local(find_answers(config["reader_study"]["answers"]))  # the user's own: a module's prefix is not theirs
     except InputError as error:
         raise WorkflowError(str(error)) from None
 

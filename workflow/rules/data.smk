@@ -5,7 +5,7 @@ include: "phantom.smk" if config["data"]["source"] == "phantom" else "import.smk
 rule download_pcam:
     output:
         # The six files themselves are not declared: Snakemake would delete a half-finished download instead of going on with it.
-        f"{DOWNLOADED_PCAM}/manifest.json",
+        local(f"{DOWNLOADED_PCAM}/manifest.json"),
     log:
         "results/logs/download_pcam.log",
     benchmark:

@@ -1,7 +1,7 @@
 # The embedded models; their recipe is a file of its own, config/foundation.yaml, since no study depends on how they were made.
 from snakemake.common.configfile import load_configfile
 
-FOUNDATION = load_configfile(Path(workflow.basedir) / "config/foundation.yaml")
+FOUNDATION = load_configfile(ROOT / "config/foundation.yaml")
 EVERYWHERE = {key: FOUNDATION[key] for key in ["seed", "device", "threads"]}
 
 

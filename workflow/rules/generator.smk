@@ -154,8 +154,8 @@ rule finetune_diffusion:
         settings=of_arm("finetune"),
         seed=of_arm("seed"),
         # Not an output: Snakemake would delete it when a job fails, and with it what the next attempt goes on from.
-        state="results/{study}/state/finetune/{arm}",
-        board="results/{study}/tensorboard/{arm}",
+        state=of_model("state/finetune"),
+        board=of_model("tensorboard"),
         device=config["device"],
         content=generator_digest,
         code=code_digest("finetune_diffusion"),

@@ -100,7 +100,7 @@ class Detail {
       return [
         ["fact_class", label],
         ["fact_type", String(found)],
-        ["fact_source", `${images.id[at]} (${images.row[at]})`],
+        ["fact_source", say("source", { id: images.id[at], row: images.row[at] })],
       ];
     const own = set.ownClusters !== null;
     const named = own ? "asked_own" : set.namesCluster ? "asked_named" : "asked_unnamed";

@@ -3,7 +3,7 @@
 
 const BLOCK_ROWS = 6;
 const GAP = 4;
-const LARGEST_TILE = 240;
+const LARGEST_TILE = 320;
 
 class Gallery {
   constructor(host, sheets, hrefOf) {
