@@ -287,7 +287,7 @@ def test_the_map_tells_and_opens_what_is_under_the_pointer(page, study):
     page.mouse.down()
     page.mouse.move(box["x"] + 340, box["y"] + 230, steps=4)
     page.mouse.up()
-    assert point(page, name, number) == pytest.approx([before[0] + 40, before[1] + 30])
+    assert point(page, name, number) == pytest.approx([before[0] + 40, before[1] + 30], abs=1)
     assert not page.locator("dialog").is_visible()  # a drag opens nothing
 
 
