@@ -100,7 +100,7 @@ def test_an_explorer_is_made_on_request_alone(project):
     assert {"make_explorer", "draw_coverage_map"} <= project.planned("explorer") - project.planned()
     study = ("--configfile", project.edit("own.yaml", own_clusters))
     # Its images are placed among the study's clusters, though the study measures nothing in that encoder's space.
-    assert "extract_features dino, own" in project.planned("explorer", *study) - project.planned(*study)
+    assert "gather_features dino, own" in project.planned("explorer", *study) - project.planned(*study)
 
 
 def test_a_learning_curve_is_a_job_a_curve_and_seed(project):
