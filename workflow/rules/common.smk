@@ -86,6 +86,11 @@ def code_digest(script):
     return digest_of_script(SCRIPTS / f"{script}.py")
 
 
+def growing(mem_mb):
+    """Memory that grows with every further try, where the profile of a cluster has any."""
+    return lambda wildcards, attempt: attempt * mem_mb
+
+
 def study_results():
     """Every file of a study that a reader looks at."""
     return collect(

@@ -13,7 +13,7 @@ rule download_pcam:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=720,
     params:
         folder=subpath(output[0], parent=True),
@@ -39,7 +39,7 @@ rule filter_outliers:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=240,
     params:
         thresholds=config["outliers"],

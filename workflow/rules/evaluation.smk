@@ -84,7 +84,7 @@ rule compute_metrics:
         "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
         runtime=240,
     params:
         spaces=spaces_of_image_set,
@@ -127,7 +127,7 @@ rule find_copies:
         "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
         runtime=60,
     params:
         encoder=of_image_set("encoder"),
@@ -152,7 +152,7 @@ rule compare_descriptors:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=30,
     params:
         named=prompts_name_descriptors,

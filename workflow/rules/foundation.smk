@@ -18,7 +18,7 @@ rule make_foundation_images:
         "../../envs/histoprompt.yaml"
     threads: FOUNDATION["workers"]
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
         runtime=120,
     params:
         images=FOUNDATION["images"],

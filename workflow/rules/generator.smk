@@ -105,7 +105,7 @@ rule resample_patches:
         "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=60,
     params:
         resolution=config["generator"]["resolution"],
@@ -211,7 +211,7 @@ rule export_dataset:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=120,
     params:
         patch_size=config["data"]["patch_size"],

@@ -11,7 +11,7 @@ rule import_patches:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=240,
     params:
         source=config["data"]["source"],

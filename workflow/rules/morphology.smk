@@ -77,7 +77,7 @@ rule cluster_embeddings:
         "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
         runtime=120,
     params:
         n_init=config["morphology"]["n_init"],
@@ -107,7 +107,7 @@ rule sweep_clusters:
         "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
         runtime=240,
     params:
         ks=config["morphology"]["sweep"],
@@ -137,7 +137,7 @@ rule draw_atlas:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         per_cluster=12,
@@ -161,7 +161,7 @@ rule balance_subset:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         train=config["subset"]["train"],
@@ -185,7 +185,7 @@ rule describe_images:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=240,
     params:
         code=code_digest("describe_images"),
@@ -206,7 +206,7 @@ rule bin_descriptors:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=30,
     params:
         words=config["descriptors"],
@@ -235,7 +235,7 @@ rule build_prompts:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         prompts=of_arm("prompts"),
@@ -263,7 +263,7 @@ rule draw_real:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         images=config["generator"]["sampling"]["images"],

@@ -9,7 +9,7 @@ rule make_phantom:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=60,
     params:
         patches=lookup(dpath="data/phantom/patches/{split}", within=config),

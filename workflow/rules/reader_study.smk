@@ -30,7 +30,7 @@ rule make_reader_study:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         seed=config["seed"],
@@ -61,7 +61,7 @@ rule simulate_readers:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         readers=simulated_readers(2),
@@ -106,7 +106,7 @@ rule analyse_reader_study:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         folder=subpath(input.key, ancestor=2),
@@ -171,7 +171,7 @@ rule plan_reader_study:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=60,
     params:
         readers=[3, 5, 8, 12, 20],

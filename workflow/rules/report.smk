@@ -31,7 +31,7 @@ rule draw_arms:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         names=["real", *ARMS],
@@ -62,7 +62,7 @@ rule draw_coverage:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         code=code_digest("draw_coverage"),
@@ -101,7 +101,7 @@ rule draw_coverage_map:
         "../../envs/histoprompt.yaml"
     threads: THREADS
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
         runtime=120,
     params:
         names=IMAGE_SETS,
@@ -131,7 +131,7 @@ rule draw_reliability:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         titles=TITLES,
@@ -160,7 +160,7 @@ rule summarise_study:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         titles=TITLES,
@@ -187,7 +187,7 @@ rule summarise_descriptors:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         titles=TITLES,
@@ -213,7 +213,7 @@ rule summarise_replicates:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         arms=config["replicates"]["arms"],
@@ -243,7 +243,7 @@ rule summarise_ablation:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         title=lookup(dpath="ablations/{ablation}/title", within=config),
@@ -279,7 +279,7 @@ rule summarise_learning_curve:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         titles=TITLES,

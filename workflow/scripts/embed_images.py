@@ -1,10 +1,11 @@
 """Embed every image of a file with one encoder."""
 
+from histoprompt.cards import own_cards
 from histoprompt.embedding import embed_images
 from histoprompt.job import job
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], "embed_images"):
+    with job(snakemake.log[0], "embed_images"), own_cards(snakemake.resources.gpu):
         embed_images(
             snakemake.input[0],
             snakemake.output[0],

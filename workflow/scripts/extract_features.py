@@ -1,10 +1,11 @@
 """Features of an image set by one encoder: for the morphology, and for each protocol of the evaluation."""
 
+from histoprompt.cards import own_cards
 from histoprompt.features import extract_features
 from histoprompt.job import job
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], "extract_features"):
+    with job(snakemake.log[0], "extract_features"), own_cards(snakemake.resources.gpu):
         extract_features(
             snakemake.input.images,
             snakemake.input.native,

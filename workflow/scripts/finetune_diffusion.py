@@ -1,11 +1,12 @@
 """Fine-tune the U-Net on an arm's prompts."""
 
+from histoprompt.cards import own_cards
 from histoprompt.finetune import finetune_diffusion
 from histoprompt.job import job
 from histoprompt.launching import run_stage
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], "finetune_diffusion"):
+    with job(snakemake.log[0], "finetune_diffusion"), own_cards(snakemake.resources.gpu // snakemake.resources.nodes):
         run_stage(
             finetune_diffusion,
             snakemake.input.train,

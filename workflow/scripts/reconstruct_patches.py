@@ -1,10 +1,11 @@
 """Send real patches through the autoencoder and back: the floor of any arm."""
 
+from histoprompt.cards import own_cards
 from histoprompt.job import job
 from histoprompt.latents import reconstruct_patches
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], "reconstruct_patches"):
+    with job(snakemake.log[0], "reconstruct_patches"), own_cards(snakemake.resources.gpu):
         reconstruct_patches(
             snakemake.input[0],
             snakemake.output.images,

@@ -1,10 +1,11 @@
 """Train a classifier on real images, an arm's, or both, and test it on real patches."""
 
+from histoprompt.cards import own_cards
 from histoprompt.classifier import train_classifier
 from histoprompt.job import job
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], "train_classifier"):
+    with job(snakemake.log[0], "train_classifier"), own_cards(snakemake.resources.gpu):
         train_classifier(
             snakemake.input.images,
             snakemake.input.test,
