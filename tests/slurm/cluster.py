@@ -1,7 +1,8 @@
 """A SLURM cluster of one node on this machine: `cluster.py start FOLDER`, `cluster.py stop FOLDER`.
 
-The node pretends to have 8 processors, 200 GB of memory and two GPUs. Everything lies in FOLDER save one link, /etc/slurm/slurm.conf:
-the step executor takes SLURM_CONF out of the environment of what it starts. A machine with a SLURM of its own is left alone.
+The node pretends to have 4 processors, 200 GB of memory and two GPUs. Everything lies in FOLDER save one link,
+/etc/slurm/slurm.conf, since the step executor takes SLURM_CONF from the environment of what it starts. A machine with a SLURM
+of its own is left alone.
 """
 
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 CONFIG = Path("/etc/slurm/slurm.conf")
@@ -22,7 +24,8 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+# A requeued job waits until its old credential has expired.
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -54,7 +57,7 @@ PreemptMode=REQUEUE
 # More processors than there are.
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=200000 Gres=gpu:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=200000 Gres=gpu:2 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP GraceTime=10
 # Its jobs take the GPUs of others.
@@ -135,10 +138,8 @@ class Cluster:
     def stop(self) -> None:
         """End all jobs, then the daemons; take the link away."""
         self.ask("scancel", "-u", "root")
-        try:
+        with suppress(TimeoutError):
             wait_until(lambda: not self.ask("squeue", "-h"), 30)
-        except TimeoutError:
-            pass
         steps = descendants(step_daemons())
         for name in ("slurmd", "slurmctld", "munged"):
             pid_file = self.folder / f"{name}.daemon"
@@ -157,15 +158,16 @@ class Cluster:
     def ask(self, *command: str) -> str:
         """What a SLURM command prints, or nothing where there is no answer: a dead controller never gives one."""
         try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout
+            return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
         except subprocess.TimeoutExpired:
             return ""
 
     def jobs(self) -> list[dict[str, str]]:
-        """Every job since the start: its `id`, `state`, `rule` with wildcards, `partition`."""
-        lines = self.ask("squeue", "-h", "--states=all", "-o", "%A|%T|%k|%P").splitlines()
-        names = ("id", "state", "rule", "partition")
-        return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
+        """Every job since the start, the oldest first; its `rule` is named with its wildcards."""
+        names = ("id", "state", "rule", "partition", "memory", "restarts")
+        fields = "JobID:|,State:|,Comment:200|,Partition:|,MinMemory:|,RestartCnt:|"
+        lines = self.ask("squeue", "-h", "--states=all", "--sort=i", "-O", fields).splitlines()
+        return [dict(zip(names, map(str.strip, line.split("|")), strict=False)) for line in lines]
 
     def devices(self) -> dict[str, str]:
         """What the steps of every job saw in CUDA_VISIBLE_DEVICES."""
@@ -190,10 +192,8 @@ def wait_until(true, seconds: float) -> None:
 
 
 def kill(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def alive(pid: int) -> bool:

@@ -1,10 +1,12 @@
 """Plans: what would run, for every shipped study, and what is refused."""
 
 import os
+import re
 import shutil
 
 import pytest
-from harness import Project
+import yaml
+from harness import ROOT, Project
 
 
 def small(config):
@@ -201,12 +203,41 @@ def test_images_are_compared_at_their_own_size(project, resolution, native, trai
     assert controls == {"reconstruct_patches"} | ({"resample_patches"} if resolution != 96 else set())
 
 
-def test_the_slurm_profile(project):
-    result = project.run("-n", "--workflow-profile", "profiles/slurm")
-    assert result.returncode == 0, result.stdout
-    assert result.stdout.count("slurm_partition=gpu") >= 9
-    trainings = [block for block in result.stdout.split("\n\n") if "rule finetune_diffusion:" in block]
-    assert "gpu=1" in "".join(trainings)
+def rules_of_the_workflow():
+    """The text of every rule, by name."""
+    text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    blocks = re.split(r"^(?:rule|use rule) ", text, flags=re.MULTILINE)[1:]
+    return {re.match(r"\w+", block)[0]: block for block in blocks}
+
+
+def test_the_slurm_profile_says_which_rules_want_gpus():
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    wanting = {name for name, block in rules_of_the_workflow().items() if re.search(r"^ +gpu=", block, re.MULTILINE)}
+    assert wanting and wanting == set(profile["set-resources"])
+    for name, resources in profile["set-resources"].items():
+        assert resources["slurm_partition"] == "gpu" and resources["gpu"] == 1, name
+        assert resources["mem_mb"].startswith("attempt * "), name
+    assert profile["default-resources"]["slurm_partition"] == "cpu" and profile["retries"] > 0
+
+
+def test_rules_know_nothing_of_clusters():
+    for name, block in rules_of_the_workflow().items():
+        # Rules' own retries would be repeated within the SLURM job, with the memory it was given.
+        assert not re.search(r"partition|account|slurm|gres|qos|^ +retries", block, re.MULTILINE), name
+
+
+def test_every_job_gets_more_memory_with_every_try(project):
+    def memory(*arguments):
+        result = project.run("-n", "--workflow-profile", "profiles/slurm", *arguments)
+        assert result.returncode == 0, result.stdout
+        jobs = re.findall(r"^rule (\w+):\n(?: .*\n)*? +resources: .*mem_mb=(\d+).*$", result.stdout, re.MULTILINE)
+        assert len({rule for rule, _ in jobs}) > 20
+        return dict(jobs), result.stdout
+
+    (first, plan), (second, _) = memory(), memory("--attempt", "2")
+    assert {rule: int(megabytes) * 2 for rule, megabytes in first.items()} == {rule: int(more) for rule, more in second.items()}
+    trainings = [block for block in plan.split("\n\n") if "rule finetune_diffusion:" in block]
+    assert trainings and all("gpu=1" in block and "slurm_partition=gpu" in block for block in trainings)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
