@@ -50,6 +50,8 @@ AccountingStorageType=accounting_storage/none
 # squeue must remember what has ended.
 MinJobAge=3600
 KillWait=10
+# A job that the node does not know is not being started any more, but lost.
+BatchStartTimeout=2
 CompleteWait=0
 ReturnToService=2
 PreemptType=preempt/partition_prio

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from cluster import descendants, processes, step_daemons
 from harness import ENVIRONMENT, ROOT, copy_project, mini_study, write_models
 
@@ -86,7 +87,7 @@ class Trouble:
         if jobs and "cancel" in self.done:
             self.done["cut_power"] = [job["id"] for job in running.values()]
             self.cluster.kill_node(with_jobs=True)
-            time.sleep(2)
+            time.sleep(5)
             self.cluster.start_node()
         return jobs
 
@@ -241,6 +242,20 @@ def test_nothing_is_left_to_do(troubled):
     assert "Nothing to be done" in project.run("-n", *ARGUMENTS).stdout
 
 
-def test_the_shipped_profile_retries_and_asks_squeue():
-    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    assert profile["retries"] >= 2 and profile["slurm-status-command"] == "squeue"
+def test_the_commands_of_the_documentation(troubled):
+    """Each in a shell, as a user types it, in the finished study."""
+    project, _, _ = troubled
+    shutil.copy(project.folder / "config/small.yaml", project.folder / "config/mine.yaml")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    text = (ROOT / "docs/cluster.md").read_text()
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) >= 5
+    for command in commands:
+        words = command.replace("config/mine.yaml", f"config/mine.yaml -- {' '.join(TARGETS)}")
+        result = subprocess.run(
+            ["bash", "-c", words], cwd=project.folder, env=ENVIRONMENT | {"PATH": path}, capture_output=True, text=True
+        )
+        said = result.stdout + result.stderr
+        assert result.returncode == 0, (command, said)
+        expected = {"snakemake": "Nothing to be done", "squeue": "rule_sweep_clusters", "scontrol": "MinJobAge"}
+        assert expected[command.split()[0]] in said, (command, said)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from harness import ENVIRONMENT, copy_project, mini_study, write_models
 
+from histoprompt.cards import own_cards
 from histoprompt.reader_study.answers import read_key, write_answers
 from histoprompt.reader_study.order import presentation
 
@@ -327,3 +328,25 @@ def test_a_failing_job_says_how_to_go_on(project, edited):
     assert result.returncode != 0
     assert "reconstruct_patches cannot go on" in result.stdout and "to do:" in result.stdout
     assert "then run the same command again" in result.stdout and "Traceback" not in result.stdout
+
+
+def test_jobs_take_gpus_that_nobody_holds(project, tmp_path, monkeypatch):
+    """Two cards, pretended by their names; one is held here, so two jobs that may run at once share the other in turn."""
+    cards = [f"{tmp_path.name}-{os.getpid()}-{card}" for card in "ab"]
+    (tmp_path / "nvidia-smi").touch(mode=0o755)  # by which the workflow knows that there are GPUs
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(cards))
+    shards = [f"results/mini/samples/pretrained/{shard}/manifest.csv" for shard in (0, 1)]
+    before = [(project.folder / shard).read_bytes() for shard in shards]
+    with own_cards(1):
+        held = os.environ["CUDA_VISIBLE_DEVICES"]
+        result = project.run(
+            *("--cores", "all", "--resources", "gpu=2", *STUDY, "--forcerun", "generate_images", "--", *shards),
+            environment={"PATH": path, "CUDA_VISIBLE_DEVICES": ",".join(cards)},
+        )
+    assert result.returncode == 0 and result.stdout.count("gpu=1") == 2, result.stdout
+    (free,) = set(cards) - {held}
+    for shard in (0, 1):
+        log = project.folder / f"results/mini/logs/generate_images/pretrained/{shard}.log"
+        assert f"CUDA_VISIBLE_DEVICES: {free}\n" in log.read_text()
+    assert [(project.folder / shard).read_bytes() for shard in shards] == before

@@ -84,7 +84,7 @@ def _claims(names: Sequence[str], count: int, what: str) -> Iterator[list[str]]:
             if len(claims) == count:
                 break
             if not waits:
-                say(f"Waiting for {what}: other jobs hold the rest")
+                say(f"Waiting for {what}: other jobs hold them")
                 waits = True
             time.sleep(_POLL_SECONDS)
         yield [name for name in names if name in claims]
