@@ -61,7 +61,7 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=200000 Gres=gpu:2 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP PreemptMode=OFF
-PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP GraceTime=10
+PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 # Its jobs take the GPUs of others.
 PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
