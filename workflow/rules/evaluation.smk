@@ -57,7 +57,7 @@ rule gather_features:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=60,
     params:
         code=code_digest("gather_features"),

@@ -53,7 +53,7 @@ rule gather_latents:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=60,
     params:
         code=code_digest("gather_latents"),
