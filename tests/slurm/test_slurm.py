@@ -54,7 +54,8 @@ def digests(project):
     return {
         str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(results.rglob("*"))
-        if path.is_file() and not set(path.relative_to(results).parts) & set(OWN)
+        # What was being written when a power cut came stays under a name that nothing reads.
+        if path.is_file() and ".partial" not in path.name and not set(path.relative_to(results).parts) & set(OWN)
     }
 
 
@@ -139,7 +140,7 @@ def troubled(cluster, tmp_path_factory):
     profile = project.folder / "profiles/slurm/config.yaml"
     # As a site would, too little memory for one rule; its second try gets twice as much.
     text = profile.read_text().replace(
-        "\nset-resources:\n", "\nset-resources:\n  resample_patches:\n    mem_mb: attempt * 500\n"
+        "\nset-resources:\n", "\nset-resources:\n  resample_patches:\n    mem_mb: attempt * 700\n"
     )
     profile.write_text(text)
     trouble = Trouble(cluster, project)
@@ -206,7 +207,7 @@ def test_a_job_over_its_memory_gets_more(troubled):
     _, _, jobs = troubled
     first, second = attempts(jobs, "rule_resample_patches_wildcards_small")
     assert first["state"] in ("FAILED", "OUT_OF_MEMORY") and second["state"] == "COMPLETED"
-    assert (first["memory"], second["memory"]) == ("500M", "1000M")
+    assert (first["memory"], second["memory"]) == ("700M", "1400M")
 
 
 def test_a_job_over_its_time_is_tried_again(troubled):
