@@ -336,7 +336,7 @@ def test_jobs_take_gpus_that_nobody_holds(project, tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").touch(mode=0o755)  # by which the workflow knows that there are GPUs
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(cards))
-    shards = [f"results/mini/samples/pretrained/{shard}/manifest.csv" for shard in (0, 1)]
+    shards = [f"results/mini/samples/pretrained/{shard}/manifest.csv" for shard in ("1-of-2", "2-of-2")]
     before = [(project.folder / shard).read_bytes() for shard in shards]
     with own_cards(1):
         held = os.environ["CUDA_VISIBLE_DEVICES"]
@@ -346,7 +346,7 @@ def test_jobs_take_gpus_that_nobody_holds(project, tmp_path, monkeypatch):
         )
     assert result.returncode == 0 and result.stdout.count("gpu=1") == 2, result.stdout
     (free,) = set(cards) - {held}
-    for shard in (0, 1):
+    for shard in ("1-of-2", "2-of-2"):
         log = project.folder / f"results/mini/logs/generate_images/pretrained/{shard}.log"
         assert f"CUDA_VISIBLE_DEVICES: {free}\n" in log.read_text()
     assert [(project.folder / shard).read_bytes() for shard in shards] == before
