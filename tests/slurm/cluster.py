@@ -129,6 +129,11 @@ class Cluster:
         self._spawn("slurmd", "-D", "-N", self.host, "-f", str(self.folder / "slurm.conf"))
         wait_until(lambda: self.ask("sinfo", "-h", "-o", "%T", "-p", "cpu").strip() in ("idle", "mixed", "allocated"), 60)
 
+    def ask_node_for_its_jobs(self) -> None:
+        """As the controller does by itself, much later: jobs that were sent while nobody listened are found to be missing."""
+        time.sleep(3)  # longer than BatchStartTimeout
+        self.ask("scontrol", "reconfigure")
+
     def kill_node(self, *, with_jobs: bool) -> None:
         """Kill the node's daemon, and as a power cut does, every process of its jobs."""
         pid = int((self.folder / "slurmd.daemon").read_text())

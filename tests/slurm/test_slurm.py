@@ -89,6 +89,7 @@ class Trouble:
             self.cluster.kill_node(with_jobs=True)
             time.sleep(5)
             self.cluster.start_node()
+            self.cluster.ask_node_for_its_jobs()
         return jobs
 
     def lose_node(self, running):
@@ -99,6 +100,7 @@ class Trouble:
             self.cluster.kill_node(with_jobs=False)
             time.sleep(3)
             self.cluster.start_node()
+            self.cluster.ask_node_for_its_jobs()
         return jobs
 
     def run_into_time_limit(self, running):
