@@ -83,6 +83,10 @@ localrules:
     foundation,
 
 
+onstart:
+    begin(STUDY)
+
+
 onsuccess:
     print(closing_words(STUDY))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tiny import PROMPTS
 
-from histoprompt.files import folder_manifest
+from histoprompt.files import folder_manifest, seal
 from histoprompt.finetune import finetune_diffusion
 
 SETTINGS: dict[str, Any] = {
@@ -46,6 +46,7 @@ def write_inputs(folder: Path) -> Path:
         generator = np.random.default_rng(seed)
         moments = generator.standard_normal((count + 2, 2, 8, 4, 4)) * 0.5
         np.save(folder / f"{split}.npy", moments.astype(np.float16))
+        seal(folder / f"{split}.npy")
         rows = np.arange(3, count + 5)  # the table's rows begin at 5: two of the latents are of no use to it
         pd.DataFrame({"row": rows}).to_csv(folder / f"{split}.rows.csv", index=False)
         table = pd.DataFrame({"row": rows[2:], "label": 0, "cluster": 0})

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def config(models):
 
 def change(config, key, value):
     """Set a dotted key; the value `...` removes it."""
-    *path, last = key.split(".")
+    *path, last = key.split(".", 1) if key.endswith("../up") else key.split(".")
     section = config
     for name in path:
         section = section[name]
@@ -99,93 +100,100 @@ def test_the_schema_is_a_schema_that_describes_and_closes_every_section():
     visit(schema, "")
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "parts"),
-    [
-        ("arms.label.promts", "label", ["`arms.label.promts`", "a key that does not exist", "prompts"]),
-        ("colour", 1, ["`colour`", "a key that does not exist"]),
-        ("generator.finetune.steps", ..., ["`generator.finetune.steps`", "no such key", "config/README.md"]),
-        ("morphology.k", 1, ["`morphology.k`", "found:    1", "≥ 2"]),
-        ("morphology.sweep", [4, 1], ["`morphology.sweep.1`", "found:    1", "≥ 2"]),
-        ("generator.finetune.learning_rate", "1e-5", ["'1e-5'", "a number", "1.0e-5"]),
-        ("generator.finetune.precision", False, ["False", "bf16", '"no" in quotes']),
-        ("arms.label.prompts", "colour", ["`arms.label.prompts`", "'colour'", "label, morphology, shuffled"]),
-        ("arms.label.finetune", {"stepz": 3}, ["`arms.label.finetune.stepz`", "a key that does not exist", "steps"]),
-        ("arms.label.finetune", {"steps": 0}, ["`arms.label.finetune.steps`", "found:    0", "≥ 1"]),
-        ("arms.label.finetune", True, ["`arms.label.finetune`", "True", "false or a section"]),
-        ("arms.label.sampling", {"images": 5}, ["`arms.label.sampling.images`", "a key that does not exist"]),
-        ("arms.Label-2", {"prompts": "label"}, ["`arms.Label-2`", "lower-case"]),
-        ("arms.real", {"prompts": "label"}, ["`arms.real`", "an arm named real", "rename"]),
-        ("arms.vae", {"prompts": "label"}, ["`arms.vae`"]),
-        ("arms.test", {"prompts": "label"}, ["`arms.test`"]),
-        ("arms.label.encoder", "clip", ["`arms.label.encoder`", "'clip'", "dino, resnet"]),
-        ("arms.label.k", 1, ["`arms.label.k`", "≥ 2"]),
-        ("morphology.encoder", "dinno", ["`morphology.encoder`", "'dinno'", "dino, resnet"]),
-        ("evaluation.encoders", ["dino", "inception"], ["`evaluation.encoders`", "'inception'", "dino, resnet"]),
-        ("evaluation.protocols", ["matched", "legacy"], ["`evaluation.protocols.1`", "'legacy'", "one of matched, paper"]),
-        ("evaluation.protocols", [], ["`evaluation.protocols`", "a list of matched, paper (not empty, none twice)"]),
-        ("evaluation.neighbours", 1000, ["`generator.sampling.images`", "`evaluation.neighbours + 1`"]),
-        ("evaluation.map.encoder", "inception", ["`evaluation.map.encoder`", "'inception'", "dino, resnet"]),
-        ("evaluation.map.images", 10, ["`evaluation.map.images`", "at least 12", "`evaluation.map.regions`"]),
-        ("replicates.arms", ["labels"], ["`replicates.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
-        ("arms.k6", {"prompts": "label"}, ["`ablations.clusters.arms.k6`", "an arm named k6", "no other arm"]),
-        ("ablations.clusters.arms.k6.encoder", "clip", ["`ablations.clusters.arms.k6.encoder`", "dino, resnet"]),
-        ("ablations.clusters.arms.test", {"prompts": "label"}, ["`ablations.clusters.arms.test`", "rename"]),
-        ("ablations.clusters.arms.k6.finetune", {"steps": 10}, ["`ablations.clusters.arms.k6.finetune.warmup_steps`"]),
-        ("ablations.clusters.beside", ["k24"], ["`ablations.clusters.beside`", "'k24'", "pretrained, label"]),
-        ("ablations.clusters.varies", "finetune.stepz", ["`ablations.clusters.varies`", "finetune.steps", "sampling.guidance"]),
-        ("ablations.patches.arms.train_100.train", 1601, ["`subset.train`", "`ablations.patches.arms.train_100.train`"]),
-        ("arms.label.model", "lable", ["`arms.label.model`", "'lable'", "morphology"]),
-        ("arms.label.model", "label_w1", ["`arms.label.model`", "samples the model of 'label'", "a model of its own"]),
-        ("ablations.guidance.arms.label_w1.seed", 1, ["`ablations.guidance.arms.label_w1.seed`", "the model of 'label'"]),
-        ("data.classes", ["cancer"], ["`data.classes`", "two words"]),
-        ("data.classes", [], ["`data.classes`", "two words"]),
-        ("data.classes", ["a", "a"], ["`data.classes`"]),
-        ("data.root", "somewhere", ["`data.root`", "'somewhere'", "null"]),
-        ("data.source", "pcam", ["`data.root`", "null", "--config data='{root: PATH}'", "resources/pcam"]),
-        ("data.phantom", None, ["`data.phantom`", "null", "a section"]),
-        ("data.phantom.patches.train", 1599, ["`data.phantom.patches.train`", "1599", "`subset.train`"]),
-        ("data.phantom.slides.test", 3000, ["`data.phantom.patches.test`", "`data.phantom.slides.test`"]),
-        ("subset.train", 999, ["`subset.train`", "999", "at least 1000", "`generator.sampling.images`"]),
-        ("shards.images", 0, ["shards", "images"]),
-        ("generator.finetune.warmup_steps", 1000, ["`generator.finetune.warmup_steps`", "1000 warm-up steps of 200"]),
-        ("arms.label.finetune", {"steps": 10}, ["`arms.label.finetune.warmup_steps`", "20 warm-up steps of 10"]),
-        ("prompts.morphology", "tissue {label}", ["`prompts.morphology`", "{label} and {index}"]),
-        ("prompts.label", "tissue {label} {index}", ["`prompts.label`", "index, label"]),
-        ("prompts.descriptor", "tissue {label}", ["`prompts.descriptor`", "{label} and {descriptors}"]),
-        ("arms.label.index", "roman", ["`arms.label.index`", "'roman'", "words, digits"]),
-        ("descriptors", {}, ["`descriptors`", "{}"]),
-        ("descriptors.eosin", ["pale"], ["`descriptors.eosin`", "['pale']"]),
-        ("descriptors.colour", ["pale", "dark"], ["`descriptors.colour`", "does not exist", "haematoxylin"]),
-        ("prompts.label", "tissue {label", ["`prompts.label`", "a broken brace"]),
-        ("generator.model", "nowhere/at/all", ["`generator.model`", "no such folder", "40-digit"]),
-        ("generator.model", "owner/name", ["`generator.model`", "no revision", "40-digit"]),
-        ("generator.revision", "a" * 40, ["`generator.revision`", "is a folder", "null"]),
-        ("generator.revision", "main", ["`generator.revision`", "'main'"]),
-        ("generator.resolution", 100, ["`generator.resolution`", "a multiple of 8", "set it to 96"]),
-        ("classifier.weights", "absent.safetensors", ["`classifier.weights`", "no file absent.safetensors"]),
-        ("classifier.weights", "weights.pt", ["`classifier.weights`", "safetensors"]),
-        ("reader_study.arms", ["labels"], ["`reader_study.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
-        ("reader_study.arms", [], ["`reader_study.arms`", "not empty"]),
-        ("reader_study.images", 44, ["`reader_study.images`", "44 images, for 2 arms, 2 classes and 4 blocks", "40 or 48"]),
-        ("reader_study.blocks", 3, ["`reader_study.images`", "40 images", "3 blocks", "a multiple of 24", "24 or 48"]),
-        ("reader_study.repeats", 41, ["`reader_study.images`", "found:    40", "at least 41", "`reader_study.repeats`"]),
-        ("reader_study.training", 3, ["`reader_study.training`", "found:    3", "a multiple of 2"]),
-        ("reader_study.images", 2000, ["`generator.sampling.images`", "found:    1000", "at least 1002"]),
-        ("reader_study.display", "large", ["`reader_study.display`", "'large'", "matched, native"]),
-        ("reader_study.answers", "nowhere", ["`reader_study.answers`", "no folder nowhere", "null"]),
-        ("reader_study.margin", 0.5, ["`reader_study.margin`", "0.5", "< 0.5"]),
-        ("reader_study.size", ..., ["`reader_study.size`", "no such key"]),
-        ("classifier.augmentations", ["flip", "blur"], ["`classifier.augmentations.1`", "'blur'", "flip, rotate90, colour"]),
-        ("classifier.seeds", [3, 3], ["`classifier.seeds`", "[3, 3]", "none twice"]),
-        ("classifier.seeds", [], ["`classifier.seeds`", "not empty"]),
-        ("learning_curve.seeds", [1, 2, 1], ["`learning_curve.seeds`", "[1, 2, 1]", "none twice"]),
-        ("learning_curve.real", [50, 1601], ["`subset.train`", "at least 1601", "`learning_curve.real`"]),
-        ("learning_curve.real", [1, 50], ["`learning_curve.real.0`", "≥ 2"]),
-        ("learning_curve.arms", ["labels"], ["`learning_curve.arms`", "'labels'", "pretrained, label, morphology"]),
-        ("study", "../up", ["`study`", "'../up'"]),
-    ],
-)
+BAD_STUDIES = [
+    ("arms.label.promts", "label", ["`arms.label.promts`", "a key that does not exist", "prompts"]),
+    ("colour", 1, ["`colour`", "a key that does not exist"]),
+    ("generator.finetune.steps", ..., ["`generator.finetune.steps`", "no such key", "config/README.md"]),
+    ("morphology.k", 1, ["`morphology.k`", "found:    1", "≥ 2"]),
+    ("morphology.sweep", [4, 1], ["`morphology.sweep.1`", "found:    1", "≥ 2"]),
+    ("generator.finetune.learning_rate", "1e-5", ["'1e-5'", "a number", "1.0e-5"]),
+    ("generator.finetune.precision", False, ["False", "bf16", '"no" in quotes']),
+    ("arms.label.prompts", "colour", ["`arms.label.prompts`", "'colour'", "label, morphology, shuffled"]),
+    ("arms.label.finetune", {"stepz": 3}, ["`arms.label.finetune.stepz`", "a key that does not exist", "steps"]),
+    ("arms.label.finetune", {"steps": 0}, ["`arms.label.finetune.steps`", "found:    0", "≥ 1"]),
+    ("arms.label.finetune", True, ["`arms.label.finetune`", "True", "false or a section"]),
+    ("arms.label.sampling", {"images": 5}, ["`arms.label.sampling.images`", "a key that does not exist"]),
+    ("arms.Label-2", {"prompts": "label"}, ["`arms.Label-2`", "lower-case"]),
+    ("arms.real", {"prompts": "label"}, ["`arms.real`", "an arm named real", "rename"]),
+    ("arms.vae", {"prompts": "label"}, ["`arms.vae`"]),
+    ("arms.test", {"prompts": "label"}, ["`arms.test`"]),
+    ("arms.label.encoder", "clip", ["`arms.label.encoder`", "'clip'", "dino, resnet"]),
+    ("arms.label.k", 1, ["`arms.label.k`", "≥ 2"]),
+    ("morphology.encoder", "dinno", ["`morphology.encoder`", "'dinno'", "dino, resnet"]),
+    ("evaluation.encoders", ["dino", "inception"], ["`evaluation.encoders`", "'inception'", "dino, resnet"]),
+    ("evaluation.protocols", ["matched", "legacy"], ["`evaluation.protocols.1`", "'legacy'", "one of matched, paper"]),
+    ("evaluation.protocols", [], ["`evaluation.protocols`", "a list of matched, paper (not empty, none twice)"]),
+    ("evaluation.neighbours", 1000, ["`generator.sampling.images`", "`evaluation.neighbours + 1`"]),
+    ("evaluation.map.encoder", "inception", ["`evaluation.map.encoder`", "'inception'", "dino, resnet"]),
+    ("evaluation.map.images", 10, ["`evaluation.map.images`", "at least 12", "`evaluation.map.regions`"]),
+    ("replicates.arms", ["labels"], ["`replicates.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
+    ("arms.k6", {"prompts": "label"}, ["`ablations.clusters.arms.k6`", "an arm named k6", "no other arm"]),
+    ("ablations.clusters.arms.k6.encoder", "clip", ["`ablations.clusters.arms.k6.encoder`", "dino, resnet"]),
+    ("ablations.clusters.arms.test", {"prompts": "label"}, ["`ablations.clusters.arms.test`", "rename"]),
+    ("ablations.clusters.arms.k6.finetune", {"steps": 10}, ["`ablations.clusters.arms.k6.finetune.warmup_steps`"]),
+    ("ablations.clusters.beside", ["k24"], ["`ablations.clusters.beside`", "'k24'", "pretrained, label"]),
+    ("ablations.clusters.varies", "finetune.stepz", ["`ablations.clusters.varies`", "finetune.steps", "sampling.guidance"]),
+    ("ablations.patches.arms.train_100.train", 1601, ["`subset.train`", "`ablations.patches.arms.train_100.train`"]),
+    ("arms.label.model", "lable", ["`arms.label.model`", "'lable'", "morphology"]),
+    ("arms.label.model", "label_w1", ["`arms.label.model`", "samples the model of 'label'", "a model of its own"]),
+    ("ablations.guidance.arms.label_w1.seed", 1, ["`ablations.guidance.arms.label_w1.seed`", "the model of 'label'"]),
+    ("data.classes", ["cancer"], ["`data.classes`", "two words"]),
+    ("data.classes", [], ["`data.classes`", "two words"]),
+    ("data.classes", ["a", "a"], ["`data.classes`"]),
+    ("data.root", "somewhere", ["`data.root`", "'somewhere'", "null"]),
+    ("data.source", "pcam", ["`data.root`", "null", "--config data='{root: PATH}'", "resources/pcam"]),
+    ("data.phantom", None, ["`data.phantom`", "null", "a section"]),
+    ("data.phantom.patches.train", 1599, ["`data.phantom.patches.train`", "1599", "`subset.train`"]),
+    ("data.phantom.slides.test", 3000, ["`data.phantom.patches.test`", "`data.phantom.slides.test`"]),
+    ("subset.train", 999, ["`subset.train`", "999", "at least 1000", "`generator.sampling.images`"]),
+    ("shards.images", 0, ["shards", "images"]),
+    ("generator.finetune.warmup_steps", 1000, ["`generator.finetune.warmup_steps`", "1000 warm-up steps of 200"]),
+    ("arms.label.finetune", {"steps": 10}, ["`arms.label.finetune.warmup_steps`", "20 warm-up steps of 10"]),
+    ("prompts.morphology", "tissue {label}", ["`prompts.morphology`", "{label} and {index}"]),
+    ("prompts.label", "tissue {label} {index}", ["`prompts.label`", "index, label"]),
+    ("prompts.descriptor", "tissue {label}", ["`prompts.descriptor`", "{label} and {descriptors}"]),
+    ("arms.label.index", "roman", ["`arms.label.index`", "'roman'", "words, digits"]),
+    ("descriptors", {}, ["`descriptors`", "{}"]),
+    ("descriptors.eosin", ["pale"], ["`descriptors.eosin`", "['pale']"]),
+    ("descriptors.colour", ["pale", "dark"], ["`descriptors.colour`", "does not exist", "haematoxylin"]),
+    ("prompts.label", "tissue {label", ["`prompts.label`", "a broken brace"]),
+    ("generator.model", "nowhere/at/all", ["`generator.model`", "no such folder", "40-digit"]),
+    ("generator.model", "owner/name", ["`generator.model`", "no revision", "40-digit"]),
+    ("generator.revision", "a" * 40, ["`generator.revision`", "is a folder", "null"]),
+    ("generator.revision", "main", ["`generator.revision`", "'main'"]),
+    ("generator.resolution", 100, ["`generator.resolution`", "a multiple of 8", "set it to 96"]),
+    ("classifier.weights", "absent.safetensors", ["`classifier.weights`", "no file absent.safetensors"]),
+    ("classifier.weights", "weights.pt", ["`classifier.weights`", "safetensors"]),
+    ("reader_study.arms", ["labels"], ["`reader_study.arms`", "'labels'", "pretrained, label, morphology, shuffled"]),
+    ("reader_study.arms", [], ["`reader_study.arms`", "not empty"]),
+    ("reader_study.images", 44, ["`reader_study.images`", "44 images, for 2 arms, 2 classes and 4 blocks", "40 or 48"]),
+    ("reader_study.blocks", 3, ["`reader_study.images`", "40 images", "3 blocks", "a multiple of 24", "24 or 48"]),
+    ("reader_study.repeats", 41, ["`reader_study.images`", "found:    40", "at least 41", "`reader_study.repeats`"]),
+    ("reader_study.training", 3, ["`reader_study.training`", "found:    3", "a multiple of 2"]),
+    ("reader_study.images", 2000, ["`generator.sampling.images`", "found:    1000", "at least 1002"]),
+    ("reader_study.display", "large", ["`reader_study.display`", "'large'", "matched, native"]),
+    ("reader_study.answers", "nowhere", ["`reader_study.answers`", "no folder nowhere", "null"]),
+    ("reader_study.margin", 0.5, ["`reader_study.margin`", "0.5", "< 0.5"]),
+    ("reader_study.size", ..., ["`reader_study.size`", "no such key"]),
+    ("classifier.augmentations", ["flip", "blur"], ["`classifier.augmentations.1`", "'blur'", "flip, rotate90, colour"]),
+    ("classifier.seeds", [3, 3], ["`classifier.seeds`", "[3, 3]", "none twice"]),
+    ("classifier.seeds", [], ["`classifier.seeds`", "not empty"]),
+    ("learning_curve.seeds", [1, 2, 1], ["`learning_curve.seeds`", "[1, 2, 1]", "none twice"]),
+    ("learning_curve.real", [50, 1601], ["`subset.train`", "at least 1601", "`learning_curve.real`"]),
+    ("learning_curve.real", [1, 50], ["`learning_curve.real.0`", "≥ 2"]),
+    ("learning_curve.arms", ["labels"], ["`learning_curve.arms`", "'labels'", "pretrained, label, morphology"]),
+    ("study", "../up", ["`study`", "'../up'"]),
+    ("data.classes", ["healthy", "../cancer"], ["`data.classes`", "'../cancer'", "no slash"]),
+    ("data.classes", ["healthy", ".."], ["`data.classes`", "'..'", "no dot in front"]),
+    ("data.classes", ["healthy", "/cancer"], ["`data.classes`", "'/cancer'", "no slash"]),
+    ("study", "/tmp/study", ["`study`", "'/tmp/study'"]),
+    ("arms.../up", {"prompts": "label"}, ["`arms.../up`", "lower-case"]),
+    ("encoders./dino", {}, ["`encoders./dino`"]),
+    ("ablations.../up", {}, ["`ablations.../up`"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "parts"), BAD_STUDIES)
 def test_one_message_says_what_to_do(config, key, value, parts):
     change(config, key, value)
     text = message(config)
@@ -304,6 +312,22 @@ def test_the_longest_descriptors_count(config, models):
     text = message(config)
     assert "`prompts.descriptor`" in text and "the phrases of `descriptors`" in text
     assert "13 tokens: 'Histology image of healthy tissue, of no great strength, finer than anything else'" in text
+
+
+@pytest.mark.parametrize("name", ["diffusion/unet/diffusion_pytorch_model.safetensors", "resnet/config.json"])
+def test_embedded_models_are_those_of_the_repository(config, tmp_path, monkeypatch, name):
+    shutil.copytree(ROOT / "resources/foundation", tmp_path / "clone/resources/foundation")
+    monkeypatch.chdir(tmp_path / "clone")
+    study = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    check_config(study, schema=SCHEMA, study_file="")
+    file = Path("resources/foundation") / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    text = message(study)
+    assert all(part in text for part in (str(file), "SHA-256", "manifest.json", "git checkout resources/foundation"))
+    file.unlink()
+    assert str(file) in message(study) or str(file.parent) in message(study)
 
 
 def test_roots(config, tmp_path):

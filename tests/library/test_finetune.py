@@ -23,7 +23,7 @@ from tiny import PROMPTS
 from histoprompt import finetune as stage
 from histoprompt.diffusion import encode_prompts, open_pipeline
 from histoprompt.errors import InputError
-from histoprompt.files import folder_manifest, read_csv, read_json
+from histoprompt.files import folder_manifest, read_csv, read_json, seal
 from histoprompt.sampling import verify_model
 from histoprompt.training.examples import draw_sample, other_prompts, rows_of_step
 from histoprompt.training.settings import FinetuneSettings, learning_rate
@@ -231,6 +231,7 @@ def test_the_loss_falls_and_prompts_are_learned(inputs: Path, pipeline_folder: P
         images = np.random.default_rng(9).choice([-2.0, 2.0], (4, 1, 4, 4, 4))
         moments = np.concatenate([images, np.full_like(images, -20)], axis=2).astype(np.float16)
         np.save(tmp_path / f"{split}.npy", moments)
+        seal(tmp_path / f"{split}.npy")
         pd.DataFrame({"row": range(4)}).to_csv(tmp_path / f"{split}.rows.csv", index=False)
         pd.DataFrame({"row": range(4), "prompt": PROMPTS}).to_csv(tmp_path / f"{split}.prompts.csv", index=False)
     changes = {"steps": 250, "flip": False, "batch_size": 16, "validate_every": 250, "grid_every": 250, "save_every": 250}

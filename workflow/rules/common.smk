@@ -26,9 +26,10 @@ from histoprompt.digest import model_digest
 from histoprompt.environment import gpus_for
 from histoprompt.errors import InputError
 from histoprompt.fingerprints import fingerprint
+from histoprompt.locking import hold_lock, remove_stale_locks
 from histoprompt.reader_study.answers import find_answers
 from histoprompt.reader_study.kinds import simulated_readers
-from histoprompt.templates import names_cluster, names_descriptors
+from histoprompt.templates import names_cluster, names_descriptors, template_of
 
 SCRIPTS = ROOT / "workflow/scripts"
 
@@ -40,6 +41,10 @@ try:
     )
 except InputError as error:
     raise WorkflowError(str(error)) from None
+
+# Snakemake's own locks outlive a kill. A run of ours holds one that does not (`begin`), and whoever finds none held clears up.
+if workflow.is_main_process:
+    remove_stale_locks(".snakemake/locks", Path("results").glob("*/.lock"))
 
 STUDY = config["study"]
 SPLITS = ["train", "valid", "test"]
@@ -133,6 +138,12 @@ def of_encoder(key):
 def encoders_of_study():
     """The encoders that the study's own tables need, missing ones too."""
     return list(dict.fromkeys([config["morphology"]["encoder"], *config["evaluation"]["encoders"]]))
+
+
+def template_of_arm(wildcards):
+    """The one template that the prompts of the wildcards' arm fill, by its name."""
+    kind = template_of(arm_settings(config, wildcards.arm)["prompts"])
+    return {kind: config["prompts"][kind]}
 
 
 def of_image_set(key):
@@ -390,6 +401,14 @@ def finetuned_of_curves():
     return [arm for arm in CURVES if arm != "real" and arm_settings(config, arm)["finetune"] is not None]
 
 
+def begin(study):
+    """Keep other runs off this study while this one is at work."""
+    try:
+        hold_lock(Path("results") / study / ".lock")
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def closing_words(study):
     """What was made and where, once everything asked for is there."""
     folder = Path("results") / study
@@ -402,6 +421,5 @@ def how_to_go_on(log):
     """What to do after a failure."""
     return (
         "\nNot finished. Whatever was made is kept, and long jobs go on where they stopped: put right what the message above names, "
-        "then run the same command again.\nIf it says that the folder is locked and no other Snakemake runs here: "
-        f"snakemake --unlock\nThe whole log: {log}"
+        f"then run the same command again.\nThe whole log: {log}"
     )

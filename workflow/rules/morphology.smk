@@ -239,7 +239,7 @@ rule build_prompts:
         runtime=30,
     params:
         prompts=of_arm("prompts"),
-        templates=config["prompts"],
+        templates=template_of_arm,
         train=of_arm("train"),
         index=of_arm("index"),
         images=config["generator"]["sampling"]["images"],

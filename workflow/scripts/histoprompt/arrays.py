@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, link, read_csv, write_csv
+from histoprompt.files import atomic, link, read_csv, seal, write_csv
 
 Shard = tuple[int, int]  # number, from 0, and how many there are
 
@@ -105,7 +105,7 @@ def gather_each(parts_npy: Sequence[Sequence[str | Path]], paths: Sequence[str |
 def gather_latents(
     parts_npy: Sequence[str | Path], parts_csv: Sequence[str | Path], latents_npy: str | Path, rows_csv: str | Path
 ) -> None:
-    """Put the shards of `latents.encode_latents` together, in their order, as if one job had made them.
+    """Put the shards of `latents.encode_latents` together, in their order, as if one job had made them, and seal the latents.
 
     Raises
     ------
@@ -114,6 +114,7 @@ def gather_latents(
     import pandas as pd  # takes longer than all else here, and features have no table
 
     gather_rows(parts_npy, latents_npy)
+    seal(latents_npy)
     write_csv(rows_csv, pd.concat([read_csv(part, ("row",)) for part in parts_csv]))
 
 

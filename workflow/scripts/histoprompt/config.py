@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +16,11 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from histoprompt.encoders import INCEPTION, no_inception
 from histoprompt.errors import InputError
+from histoprompt.files import read_json, sha256, with_advice
 from histoprompt.reader_study.shares import check_shares
 from histoprompt.schedulers import check_scheduler
 from histoprompt.templates import PLACEHOLDERS, fill, names_cluster, template_of
+from histoprompt.words import check_classes
 
 DOWNLOADED_PCAM = "resources/pcam"
 FOUNDATION = "resources/foundation"
@@ -138,6 +142,22 @@ def arm_titles(config: Mapping[str, Any], arms: Iterable[str]) -> dict[str, str]
 def mixes_with(arms: Sequence[str]) -> list[str]:
     """Training sets of the classifier that contain an arm: each alone, and each with the real images."""
     return [mix for arm in arms for mix in (arm, f"real+{arm}")]
+
+
+def check_embedded(folder: Path) -> None:
+    """Refuse an embedded model that is not the repository's: with damaged weights a study would run all the same."""
+    manifest = Path(FOUNDATION) / "manifest.json"
+    for name, expected in read_json(manifest).items():
+        file = Path(FOUNDATION) / name
+        if file.is_relative_to(folder):
+            found = f"SHA-256 {sha256(file)}" if file.is_file() else "no such file"
+            if found != f"SHA-256 {expected}":
+                raise InputError(
+                    file,
+                    found=found,
+                    expected=f"SHA-256 {expected}, as {manifest} says",
+                    remedy=f"`git checkout {FOUNDATION}`; for a model of your own, name another folder in the study file",
+                )
 
 
 class _Checker:
@@ -289,6 +309,7 @@ class _Checker:
                 else "two words, those of label 0 and label 1",
                 remedy="give one word for every label",
             )
+        check_classes(f"config key `data.classes` of {self.study_file}", classes)
         for key, needed in (("phantom", source == "phantom"), ("holdout", own_names)):
             if needed and data[key] is None:
                 self.refuse(
@@ -556,6 +577,11 @@ class _Checker:
                 expected=kind,
                 remedy="name the folder that holds this file",
             )
+        for file in folder.rglob("*"):
+            if not os.access(file, os.R_OK):
+                raise with_advice(file, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        if folder.is_relative_to(FOUNDATION):
+            check_embedded(folder)
         return folder
 
     def check_pipeline(self, folder: Path, resolution: int) -> None:

@@ -16,6 +16,7 @@ from histoprompt.job import progress
 from histoprompt.patches import Images, Labels, PatchFile, write_patches
 from histoprompt.resizing import resize_images
 from histoprompt.sources import read_image
+from histoprompt.words import check_classes
 
 _COLUMNS = ("number", "label", "cluster", "prompt", "seed", "file", "sha256")
 _CHUNK = 64
@@ -64,6 +65,7 @@ def export_dataset(
         )
     with PatchFile(patches_h5) as patches:
         classes = patches.classes
+    check_classes(patches_h5, classes)
     foreign = sorted(set(table["label"]) - set(range(len(classes))))
     if foreign:
         raise InputError(

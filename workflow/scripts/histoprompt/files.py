@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from histoprompt.errors import InputError
 
 if TYPE_CHECKING:  # the library takes a second to import, and half of the jobs have no table
+    import numpy.typing as npt
     import pandas as pd
 
 
@@ -22,19 +25,21 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name once the block ends without an error.
 
     Works for a file and for a folder alike: what the block makes at the temporary path is what is renamed. A folder already
-    at `path` is replaced. The suffix is kept, since libraries choose a format by it.
+    at `path` is replaced. The suffix is kept, since libraries choose a format by it. What a killed process left of the same
+    file is removed: no two processes write one file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    remove(temporary)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
+            remove(left)
         yield temporary
         if path.is_dir():
             remove(path)
         os.replace(temporary, path)
     except OSError as error:
-        raise _with_advice(path, error) from error
+        raise with_advice(path, error) from error
     finally:
         remove(temporary)
 
@@ -55,10 +60,10 @@ def link(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _with_advice(path: Path, error: OSError) -> Exception:
-    """A full disk and a read-only folder are the user's to mend; anything else stays as it is."""
+def with_advice(path: Path, error: OSError) -> Exception:
+    """A full disk and missing permissions are the user's to mend; anything else stays as it is."""
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        free = shutil.disk_usage(path.parent).free / 2**20
+        free = shutil.disk_usage(path.parent if path.parent.is_dir() else ".").free / 2**20
         return InputError(
             path,
             found=f"the disk or quota is full ({free:.0f} MiB free)",
@@ -68,8 +73,8 @@ def _with_advice(path: Path, error: OSError) -> Exception:
     if error.errno in (13, 30):  # EACCES, EROFS
         return InputError(
             path,
-            found=f"no permission to write here ({error.strerror})",
-            expected="a folder this user may write to",
+            found=f"no permission ({error.strerror})",
+            expected="a file this user may read, or a folder this user may write to",
             remedy="change the permissions or run in a folder of your own, then run the same command again",
         )
     return error
@@ -79,6 +84,55 @@ def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_array(path: str | Path, *, mapped: bool = False) -> npt.NDArray[Any]:
+    """An array from an .npy file, `mapped` into memory rather than read; one of pickled objects is refused, unread."""
+    import numpy as np
+
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive of several arrays")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            path,
+            found=f"no readable array ({error})",
+            expected="an .npy file",
+            remedy="delete it and run the same command again",
+        ) from error
+    return array
+
+
+def seal(path: str | Path) -> None:
+    """Write a file's SHA-256 beside it, as `sha256sum --check` reads it, for `check_seal`."""
+    path = Path(path)
+    with atomic(_seal_of(path)) as temporary:
+        temporary.write_text(f"{sha256(path)}  {path.name}\n")
+
+
+def check_seal(path: str | Path, digest: str | None = None) -> None:
+    """Refuse a file that is not what it was when it was sealed; `digest` is its SHA-256, where that is known already.
+
+    Raises
+    ------
+    InputError : names the file, or says that nothing vouches for it.
+    """
+    path = Path(path)
+    written = _seal_of(path)
+    expected = written.read_text().split(" ")[0] if written.is_file() else None
+    found = digest or sha256(path)
+    if found != expected:
+        raise InputError(
+            path,
+            found=f"SHA-256 {found}",
+            expected=f"SHA-256 {expected}, as {written.name} says" if expected else f"its SHA-256 in {written.name}",
+            remedy="the file was changed or damaged after it was made: delete it and run the same command again",
+        )
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def folder_manifest(folder: str | Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from histoprompt.devices import resolve_device
 from histoprompt.diffusion import Images, Pipeline, check_prompts, open_pipeline, timing_report
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, folder_manifest, read_json, sha256, write_csv, write_json
+from histoprompt.files import atomic, check_seal, folder_manifest, read_json, sha256, write_csv, write_json
 from histoprompt.training.board import Board
 from histoprompt.training.examples import Examples
 from histoprompt.training.settings import FinetuneSettings
@@ -97,12 +97,14 @@ def finetune_diffusion(
     check_prompts(base, {*train.prompts, *valid.prompts})
 
     base_files = {name: sha256(base.folder / name) for name in base.files()}
-    inputs = (train_csv, valid_csv, latents_train, rows_train, latents_valid, rows_valid)
+    inputs = {path: sha256(path) for path in (train_csv, valid_csv, latents_train, rows_train, latents_valid, rows_valid)}
+    for latents in (latents_train, latents_valid):
+        check_seal(latents, inputs[latents])
     identity = {
         "settings": asdict(options),
         "seed": seed,
         "base": base_files,
-        "inputs": [sha256(path) for path in inputs],
+        "inputs": list(inputs.values()),
         "key": key,
     }
     state = StateFolder(state_folder, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())

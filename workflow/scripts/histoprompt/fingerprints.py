@@ -12,7 +12,7 @@ _READ_FILES = 64  # of a folder of images; of the others, name and size count
 
 
 def fingerprint(source: str, root: str | Path | None) -> str:
-    """A digest of a source's file names, sizes and sampled blocks; `missing` where there is nothing at `root`.
+    """A digest of a source's file names, sizes and sampled blocks; `missing` where there is nothing to read at `root`.
 
     Quick at any size: no file is read whole but a table. What it can miss is an edit that keeps a file's size and lies outside
     the sampled blocks (sixteen of 4 KiB a file; of a folder or table of images, in 64 files). Time stamps do not enter.
@@ -23,7 +23,8 @@ def fingerprint(source: str, root: str | Path | None) -> str:
     root : the folder, or the table's CSV file.
     """
     root = Path(root or "")
-    if not (root.is_file() if source == "table" else root.is_dir() and root != Path()):
+    there = root.is_file() if source == "table" else root.is_dir() and root != Path()
+    if not there or not os.access(root, os.R_OK):
         return "missing"
     digest = hashlib.sha256()
     if source == "pcam":
@@ -41,7 +42,7 @@ def fingerprint(source: str, root: str | Path | None) -> str:
         size = path.stat().st_size if path.is_file() else -1
         digest.update(f"{os.path.relpath(path, root)}\0{size}\n".encode())
     for path in read:
-        if path.is_file():
+        if os.access(path, os.R_OK):
             digest.update(_sampled(path))
     return digest.hexdigest()[:16]
 

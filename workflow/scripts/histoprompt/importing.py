@@ -14,6 +14,7 @@ from histoprompt.folders import list_folders, list_table, read_image, split_imag
 from histoprompt.job import progress
 from histoprompt.patches import SPLITS, Images, write_patches
 from histoprompt.pcam import download_pcam, open_pcam
+from histoprompt.words import check_classes
 
 __all__ = ["download_pcam", "fingerprint", "import_patches"]
 
@@ -90,6 +91,7 @@ def _labelled(table: pd.DataFrame, patches: Iterator[Images], split: str) -> Ite
 
 def _agreed_classes(root: str | Path, found: pd.Series, classes: Sequence[str]) -> list[str]:
     present = sorted(set(found))
+    check_classes(root, present)
     if len(present) < 2 or len(present) > 256:
         raise InputError(
             root,

@@ -8,13 +8,14 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
 from histoprompt.errors import InputError
+from histoprompt.files import with_advice
 
 T = TypeVar("T")
 _TERMINAL_SECONDS = 10.0
@@ -44,12 +45,16 @@ def job(log: str | Path, name: str) -> Iterator[None]:
         yield
     except InputError as error:
         _end(error, name)
-    except Exception:
+    except Exception as error:
+        advice = with_advice(Path(error.filename or log), error) if isinstance(error, OSError) else error
+        if isinstance(advice, InputError):
+            _end(advice, name)
         traceback.print_exc()  # into the log; Python repeats it on the terminal
         raise
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for output in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                output.flush()
         _terminal.pop()
         _name.pop()
         os.dup2(saved_out, 1)
@@ -82,9 +87,10 @@ def inside_job(*, speaks: bool) -> Iterator[None]:
 
 def _end(error: InputError, speaker: str | None) -> NoReturn:
     """The message, in the log and, where this process is the one that speaks, on the terminal."""
-    print(error, file=sys.stderr, flush=True)
     if speaker:
         say(f"\n{speaker} cannot go on:\n{error}\n")
+    with suppress(OSError):  # the log may be on a full disk
+        print(error, file=sys.stderr, flush=True)
     raise SystemExit(1) from None
 
 

@@ -17,7 +17,7 @@ from scipy.optimize import isotonic_regression
 
 from histoprompt.errors import InputError
 from histoprompt.figures import PALETTE
-from histoprompt.files import atomic, read_json, write_csv
+from histoprompt.files import atomic, read_array, read_json, write_csv
 from histoprompt.intervals import Floats, auc_interval, macro_auc, mean_interval, normal_reach, sampling_error
 from histoprompt.markdown import markdown_table
 from histoprompt.patches import Labels, PatchFile
@@ -175,7 +175,7 @@ def _points(
     reports: Sequence[Mapping[str, Any]], predictions: Sequence[str | Path], labels: Labels, test_h5: str | Path
 ) -> list[Point]:
     """The points of one curve, from the predictions of every seed."""
-    arrays = [np.load(path, allow_pickle=False, mmap_mode="r") for path in predictions]
+    arrays = [read_array(path, mapped=True) for path in predictions]
     for path, array in zip(predictions, arrays, strict=True):
         if array.shape[1] != len(labels):
             raise InputError(

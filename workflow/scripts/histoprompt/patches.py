@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ SPLITS = ("train", "valid", "test")
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
+# What h5py raises on a file some bytes of which have changed.
+_DAMAGED = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 _BLOCK = 64  # patches written at once, whatever the size of the chunks handed in: the file's bytes must not depend on it
 
 
@@ -38,12 +41,7 @@ def open_hdf5(path: str | Path) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as error:
         kind = "a truncated HDF5 file" if "truncated" in str(error) else "no readable HDF5 file"
-        raise InputError(
-            path,
-            found=f"{kind} of {path.stat().st_size} bytes ({error})",
-            expected="a whole HDF5 file",
-            remedy="delete it, then make, copy or download it again",
-        ) from error
+        raise _damaged(path, f"{kind} of {path.stat().st_size} bytes", error) from error
 
 
 def check_images(path: str | Path, images: h5py.Dataset) -> None:
@@ -102,13 +100,17 @@ def read_images(path: str | Path, images: h5py.Dataset, start: int, stop: int) -
 def _read(path: str | Path, data: h5py.Dataset, rows: slice) -> npt.NDArray[np.generic]:
     try:
         return cast("npt.NDArray[np.generic]", data[rows])
-    except OSError as error:
-        raise InputError(
-            path,
-            found=f"a block of `{data.name.lstrip('/')}` that cannot be read ({error})",
-            expected="a whole HDF5 file",
-            remedy="delete it, then make, copy or download it again",
-        ) from error
+    except _DAMAGED as error:
+        raise _damaged(path, f"a block of `{data.name.lstrip('/')}` that cannot be read", error) from error
+
+
+def _damaged(path: str | Path, found: str, error: Exception) -> InputError:
+    return InputError(
+        path,
+        found=f"{found} ({error})",
+        expected="a whole HDF5 file",
+        remedy="delete it, then make, copy or download it again",
+    )
 
 
 class PatchFile:
@@ -149,6 +151,9 @@ class PatchFile:
         except InputError:
             self.close()
             raise
+        except _DAMAGED as error:
+            self.close()
+            raise _damaged(path, "a damaged HDF5 file", error) from error
 
     def _foreign(self, found: str) -> InputError:
         return InputError(
@@ -204,6 +209,9 @@ def write_patches(
 ) -> None:
     """Write a patch file as its patches come, atomically; the bytes depend on the patches, never on the chunks.
 
+    Everything in it has a checksum, so that a changed byte is noticed by whoever reads it: the patches, labels and identifiers
+    by a filter, all else by the format of HDF5 1.10, whose headers and indices have checksums of their own.
+
     Parameters
     ----------
     chunks : (patches uint8 (n, size, size, 3), labels (n,), ids (n)); n may differ from chunk to chunk.
@@ -242,7 +250,7 @@ def write_patches(
         if len(rest):
             yield rest
 
-    with atomic(path) as temporary, _full_disk_as_os_error(), h5py.File(temporary, "w", libver="earliest") as file:
+    with atomic(path) as temporary, _full_disk_as_os_error(), _create(temporary) as file:
         # One patch a block: random rows are read without their neighbours, and no block is ever written twice.
         data = file.create_dataset(
             "x",
@@ -252,6 +260,7 @@ def write_patches(
             chunks=(1, size, size, 3),
             compression="gzip",
             compression_opts=1,
+            fletcher32=True,
             track_times=False,
         )
         for block in blocks():
@@ -265,9 +274,22 @@ def write_patches(
                 remedy="give this split some images, or a larger share under the config key `data.holdout`",
             )
         encoded = [text.encode() for text in ids]
-        file.create_dataset("y", data=np.array(labels, np.uint8).reshape(-1, 1, 1, 1), track_times=False)
-        file.create_dataset("id", data=np.array(encoded, dtype=f"S{max(map(len, encoded))}"), track_times=False)
-        file.attrs["classes"] = json.dumps(list(classes), ensure_ascii=False)
+        for name, values in (
+            ("y", np.array(labels, np.uint8).reshape(-1, 1, 1, 1)),
+            ("id", np.array(encoded, dtype=f"S{max(map(len, encoded))}")),
+        ):
+            file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True, track_times=False)
+        # Of a fixed length: texts of any length lie in a heap, which has no checksum.
+        file.attrs["classes"] = np.bytes_(json.dumps(list(classes), ensure_ascii=False).encode())
+
+
+def _create(path: Path) -> h5py.File:
+    """A new file in the format of HDF5 1.10, without a time stamp."""
+    creation, access = h5py.h5p.create(h5py.h5p.FILE_CREATE), h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    creation.set_obj_track_times(False)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access))
 
 
 @contextmanager

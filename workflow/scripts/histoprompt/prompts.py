@@ -174,7 +174,7 @@ def build_prompts(
         same cluster, drawn from the training subset's frequencies, and the same `row` of the train split, a patch of that label
         and cluster: the prompt names its descriptors, if it names any.
     prompts : a name of `KINDS`.
-    templates : those of the config key `prompts`.
+    templates : that of these prompts (`template_of`), by its name under the config key `prompts`; others are not used.
     index : how clusters are written, in `words` or `digits`.
     train : how many images the arm trains on at most: the whole subset, or equally many of every prompt.
     images : how many images the arm generates.

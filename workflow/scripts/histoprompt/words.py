@@ -1,6 +1,14 @@
-"""Numbers in words. Imports nothing heavy: the study's check of its prompts uses it before any job runs."""
+"""The words of prompts: classes and numbers. Imports nothing heavy: the study is checked by it before any job runs."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from histoprompt.errors import InputError
+
+_LONGEST = 100  # bytes of a class's word; of file names, systems take 255
 
 # fmt: off
 _ONES = (
@@ -21,3 +29,15 @@ def number_words(n: int) -> str:
     if not hundreds:
         return words
     return f"{_ONES[hundreds]} hundred" + (f" {words}" if rest else "")
+
+
+def check_classes(where: str | Path, classes: Iterable[str]) -> None:
+    """Refuse words that cannot name a folder: exported images lie in one a class, and none may lie elsewhere."""
+    for word in classes:
+        if re.search(r"^\.|[/\\\x00-\x1f\x7f]", word) or not 0 < len(word.encode()) <= _LONGEST:
+            raise InputError(
+                where,
+                found=f"the class {word[:_LONGEST]!r}",
+                expected=f"words of at most {_LONGEST} bytes that can name folders: no slash, no dot in front, no control sign",
+                remedy="rename the class",
+            )

@@ -17,7 +17,7 @@ from histoprompt.job import progress
 
 def load_images(path: str | Path, device: torch.device) -> Tensor:
     """uint8 (N,3,S,S) on the device; the foundation sets fit there by design."""
-    return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).contiguous().to(device)
+    return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2).contiguous().to(device)
 
 
 def steps(total: int, description: str, seconds: float | None) -> Iterator[tuple[int, float]]:

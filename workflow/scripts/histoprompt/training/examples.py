@@ -18,7 +18,7 @@ from torch import Tensor
 
 from histoprompt.diffusion import Pipeline
 from histoprompt.errors import InputError
-from histoprompt.files import read_csv
+from histoprompt.files import read_array, read_csv
 
 # What a counter-based generator is keyed by beside the seed, so that no two purposes share a stream.
 TRAINING, VALIDATION, _EPOCH, _SHUFFLE = range(4)
@@ -119,12 +119,7 @@ def _keyed(seed: int, purpose: int, major: int, minor: int) -> np.random.Generat
 
 
 def _open_latents(path: str | Path, base: Pipeline, *, flip: bool) -> npt.NDArray[np.float16]:
-    try:
-        latents: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            path, found=f"no readable array ({error})", expected="an .npy file of latents", remedy="delete it and run again"
-        ) from error
+    latents: npt.NDArray[np.float16] = read_array(path, mapped=True)
     channels = 2 * base.latent_channels
     if latents.dtype != np.float16 or latents.ndim != 5 or latents.shape[2] != channels or latents.shape[1] < 1 + flip:
         raise InputError(

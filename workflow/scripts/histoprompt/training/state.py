@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from histoprompt.diffusion import Images
-from histoprompt.files import atomic, read_json, remove
+from histoprompt.files import atomic, folder_manifest, read_json, remove, sha256
+from histoprompt.job import say
+
+_DIGESTS = "sha256.json"  # of a state's own files, and of the grids drawn before it
 
 
 class StateFolder:
@@ -26,13 +29,19 @@ class StateFolder:
         self.folder = self.root / identity[:32]
 
     def tidy(self) -> None:
-        """Remove what other runs left here, and what was only half written."""
+        """Remove what other runs left here, what was only half written, and what has changed since it was written."""
         if self.root.is_dir():
             for other in self.root.iterdir():
                 if other != self.folder and re.fullmatch("[0-9a-f]{32}", other.name):
                     shutil.rmtree(other)
             for partial in self.folder.glob(".*.partial*"):
                 remove(partial)
+        for saved in reversed(self._saved()):
+            damaged = self._damaged(saved)
+            if damaged is None:
+                break
+            say(f"{damaged} was damaged after it was written: it is not gone on from")
+            shutil.rmtree(saved)
 
     def step(self) -> int:
         """The step of the last state, 0 if there is none."""
@@ -46,10 +55,14 @@ class StateFolder:
 
     def save(self, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Write a state whole, then drop the ones before it."""
-        with atomic(self.folder / f"step-{step:09d}") as temporary:
+        name = f"step-{step:09d}"
+        with atomic(self.folder / name) as temporary:
             temporary.mkdir()
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
             (temporary / "state.json").write_text(json.dumps(numbers))
+            digests = {f"{name}/{file}": digest for file, digest in folder_manifest(temporary).items()}
+            digests |= {grid.name: sha256(grid) for grid in self._grids()}
+            (temporary / _DIGESTS).write_text(json.dumps(digests))
         for older in self._saved()[:-1]:
             shutil.rmtree(older)
 
@@ -60,13 +73,25 @@ class StateFolder:
 
     def grids(self) -> dict[int, Images]:
         """Step -> samples, in order."""
-        return {int(path.stem.split("-")[1]): np.asarray(Image.open(path)) for path in sorted(self.folder.glob("grid-*.png"))}
+        return {int(path.stem.split("-")[1]): np.asarray(Image.open(path)) for path in self._grids()}
 
     def discard(self) -> None:
         """Remove everything: the run is complete."""
         shutil.rmtree(self.folder)
         if not any(self.root.iterdir()):
             self.root.rmdir()
+
+    def _damaged(self, saved: Path) -> Path | None:
+        """The first file of a state that is not what it was when it was written, if there is one."""
+        try:
+            expected = dict(json.loads((saved / _DIGESTS).read_text()))
+        except (OSError, ValueError):
+            return saved / _DIGESTS
+        files = {self.folder / name: digest for name, digest in expected.items()}
+        return next((file for file, digest in files.items() if not file.is_file() or sha256(file) != digest), None)
+
+    def _grids(self) -> list[Path]:
+        return sorted(self.folder.glob("grid-*.png"))
 
     def _saved(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

@@ -1,0 +1,105 @@
+"""What a stage reads again is what it wrote: a changed byte is noticed, the file named, and nothing goes on from it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import Stopped, content, run, write_inputs
+
+from histoprompt.errors import InputError
+from histoprompt.files import atomic, check_seal, seal, sha256
+from histoprompt.training.trainer import Trainer
+
+
+def flip(path: Path, place: float = 0.6) -> None:
+    """Change one bit."""
+    whole = bytearray(path.read_bytes())
+    whole[int(place * len(whole))] ^= 4
+    path.write_bytes(whole)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End a training after a step, as a kill does."""
+    train = Trainer._train_step
+
+    def train_or_stop(self: Trainer) -> None:
+        if self.step == step:
+            raise Stopped
+        train(self)
+
+    monkeypatch.setattr(Trainer, "_train_step", train_or_stop)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("state.safetensors", "flipped"),
+        ("state.json", "truncated"),
+        ("sha256.json", "flipped"),
+        ("grid-000000007.png", "flipped"),
+        ("grid-000000007.png", "gone"),
+    ],
+)
+def test_a_damaged_state_is_named_and_training_begins_again(
+    name: str,
+    how: str,
+    inputs: Path,
+    pipeline_folder: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, 10)
+        run(inputs, pipeline_folder, tmp_path / "arm")
+    (file,) = (tmp_path / "arm-state").rglob(name)
+    if how == "flipped":
+        flip(file)
+    elif how == "truncated":
+        file.write_bytes(file.read_bytes()[:-7])
+    else:
+        file.unlink()
+    out = run(inputs, pipeline_folder, tmp_path / "arm")
+    named = r"\S+" if name == "sha256.json" else re.escape(str(file))
+    assert re.search(f"{named} was damaged after it was written", capfd.readouterr().err)
+    assert content(out) == content(undisturbed)
+
+
+@pytest.mark.parametrize("how", ["flipped", "unsealed", "sealed as another"])
+def test_damaged_latents_are_refused_before_training(how: str, pipeline_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    inputs = write_inputs(tmp_path / "in")
+    latents = inputs / "train.npy"
+    if how == "flipped":
+        flip(latents)
+    elif how == "unsealed":
+        (inputs / "train.npy.sha256").unlink()
+    else:
+        (inputs / "train.npy.sha256").write_text(f"{'0' * 64}  train.npy\n")
+    with pytest.raises(InputError) as caught:
+        run(inputs, pipeline_folder, tmp_path / "arm")
+    assert caught.value.where == str(latents) and sha256(latents) in caught.value.found
+    assert "train.npy.sha256" in caught.value.expected and "delete it" in caught.value.remedy
+    assert not (tmp_path / "arm").exists() and not (tmp_path / "arm-state").exists()
+
+
+def test_a_seal_is_what_sha256sum_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(9))
+    seal(path)
+    check_seal(path)
+    check_seal(path, sha256(path))
+    assert (tmp_path / "a.npy.sha256").read_text() == f"{sha256(path)}  a.npy\n"
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / ".a.1.partial.csv").write_text("half")
+    (tmp_path / ".a.2.partial.csv").mkdir()
+    (tmp_path / ".a[b].3.partial.csv").write_text("another file's")
+    (tmp_path / ".a.3.partial.json").write_text("another file's")
+    with atomic(tmp_path / "a.csv") as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.3.partial.json", ".a[b].3.partial.csv", "a.csv"]
