@@ -251,21 +251,21 @@ def _text_model(folder: Path) -> None:
     CLIPTextModel(config).save_pretrained(folder)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "found"),
-    [
-        (_pipeline, "a diffusers pipeline"),
-        (_no_config, "no config.json"),
-        (_pickled, "no *.safetensors file"),
-        (_truncated, "cannot be loaded"),
-        (_lacking, "weights without 1 of the model's tensors, layernorm.weight the first"),
-        (_no_processor, "preprocessor_config.json is absent or unusable"),
-        (_no_mean, "preprocessor_config.json is absent or unusable (KeyError 'image_mean')"),
-        (_other_size, "fails on its first image"),
-        (_unknown_type, "cannot be loaded"),
-        (_text_model, "CLIPTextModel, which takes no images"),
-    ],
-)
+BAD_ENCODERS = [
+    (_pipeline, "a diffusers pipeline"),
+    (_no_config, "no config.json"),
+    (_pickled, "no *.safetensors file"),
+    (_truncated, "cannot be loaded"),
+    (_lacking, "weights without 1 of the model's tensors, layernorm.weight the first"),
+    (_no_processor, "preprocessor_config.json is absent or unusable"),
+    (_no_mean, "preprocessor_config.json is absent or unusable (KeyError 'image_mean')"),
+    (_other_size, "fails on its first image"),
+    (_unknown_type, "cannot be loaded"),
+    (_text_model, "CLIPTextModel, which takes no images"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "found"), BAD_ENCODERS)
 def test_folders_that_hold_no_encoder(vit: Path, patches: Path, tmp_path: Path, spoil, found: str) -> None:
     folder = shutil.copytree(vit, tmp_path / "model")
     spoil(folder)

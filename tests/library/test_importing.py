@@ -164,19 +164,19 @@ def spoil(root, kind):
             file["y"] = y
 
 
-@pytest.mark.parametrize(
-    ("kind", "parts"),
-    [
-        ("missing", ["no camelyonpatch_level_2_split_valid_y.h5", "download_pcam"]),
-        ("truncated", ["train_x.h5", "truncated HDF5"]),
-        ("shape", ["train_x.h5", "(7, 8, 8)", "(N, P, P, 3)"]),
-        ("dtype", ["train_x.h5", "uint16", "uint8"]),
-        ("length", ["train_y.h5", "6 labels for 7 patches"]),
-        ("label", ["train_y.h5", "row 5: 2", "{0, 1}"]),
-        ("key", ["train_x.h5", "['images']", "data set `x`"]),
-        ("one class", ["no patch of h in the split train"]),
-    ],
-)
+BAD_PCAM = [
+    ("missing", ["no camelyonpatch_level_2_split_valid_y.h5", "download_pcam"]),
+    ("truncated", ["train_x.h5", "truncated HDF5"]),
+    ("shape", ["train_x.h5", "(7, 8, 8)", "(N, P, P, 3)"]),
+    ("dtype", ["train_x.h5", "uint16", "uint8"]),
+    ("length", ["train_y.h5", "6 labels for 7 patches"]),
+    ("label", ["train_y.h5", "row 5: 2", "{0, 1}"]),
+    ("key", ["train_x.h5", "['images']", "data set `x`"]),
+    ("one class", ["no patch of h in the split train"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "parts"), BAD_PCAM)
 def test_bad_pcam_roots(tmp_path, kind, parts):
     make_pcam(tmp_path / "root")
     spoil(tmp_path / "root", kind)
@@ -313,18 +313,18 @@ def test_table_with_slides_is_split_by_slide(tmp_path):
     assert [len(group) for group in slides] == [6, 2, 2] and len(set.union(*slides)) == 10
 
 
-@pytest.mark.parametrize(
-    ("columns", "part"),
-    [
-        ({"split": ["train", "val"] * 10}, "the splits ['val']"),
-        ({"split": ["train"] * 20}, "in the split valid (0 patches)"),
-        ({"slide": ["s"] * 19 + [""]}, "no slide in line 21"),
-        ({"label": ["a"] * 20}, "1 classes"),
-        ({"path": ["images/1.png"] * 2 + [f"images/{i}.png" for i in range(2, 20)]}, "1 images that occur twice"),
-        ({"path": ["images/1.png", "./images/1.png"] + [f"images/{i}.png" for i in range(2, 20)]}, "1 images that occur twice"),
-        ({"path": [f"images/{i}.jpg" for i in range(20)]}, "do not exist"),
-    ],
-)
+BAD_TABLES = [
+    ({"split": ["train", "val"] * 10}, "the splits ['val']"),
+    ({"split": ["train"] * 20}, "in the split valid (0 patches)"),
+    ({"slide": ["s"] * 19 + [""]}, "no slide in line 21"),
+    ({"label": ["a"] * 20}, "1 classes"),
+    ({"path": ["images/1.png"] * 2 + [f"images/{i}.png" for i in range(2, 20)]}, "1 images that occur twice"),
+    ({"path": ["images/1.png", "./images/1.png"] + [f"images/{i}.png" for i in range(2, 20)]}, "1 images that occur twice"),
+    ({"path": [f"images/{i}.jpg" for i in range(20)]}, "do not exist"),
+]
+
+
+@pytest.mark.parametrize(("columns", "part"), BAD_TABLES)
 def test_bad_tables(tmp_path, columns, part):
     message = complaint(take, tmp_path, source="table", root=make_table(tmp_path, **columns))
     assert part in message and "table.csv" in message

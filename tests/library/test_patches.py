@@ -161,24 +161,24 @@ def damage(path, kind):
                 file[name] = data
 
 
-@pytest.mark.parametrize(
-    ("kind", "parts"),
-    [
-        ("truncated", ["truncated HDF5", "a whole HDF5 file"]),
-        ("no hdf5", ["no readable HDF5"]),
-        ("pcam", ["not a histoprompt patch file", "data.source: pcam"]),
-        ("no x", ["no data set `x`"]),
-        ("no y", ["no data set `y`"]),
-        ("dtype", ["float32", "dtype uint8"]),
-        ("channels first", ["(6, 3, 8, 8)", "channels last"]),
-        ("short y", ["5 labels for 6 patches"]),
-        ("float y", ["float64"]),
-        ("scalar y", ["`y` of shape ()"]),
-        ("one-hot y", ["(6, 2)"]),
-        ("label", ["1 labels outside the classes", "row 3: 9", "{0, 1, 2}"]),
-        ("empty", ["(0, 8, 8, 3)", "N > 0"]),
-    ],
-)
+BAD_FILES = [
+    ("truncated", ["truncated HDF5", "a whole HDF5 file"]),
+    ("no hdf5", ["no readable HDF5"]),
+    ("pcam", ["not a histoprompt patch file", "data.source: pcam"]),
+    ("no x", ["no data set `x`"]),
+    ("no y", ["no data set `y`"]),
+    ("dtype", ["float32", "dtype uint8"]),
+    ("channels first", ["(6, 3, 8, 8)", "channels last"]),
+    ("short y", ["5 labels for 6 patches"]),
+    ("float y", ["float64"]),
+    ("scalar y", ["`y` of shape ()"]),
+    ("one-hot y", ["(6, 2)"]),
+    ("label", ["1 labels outside the classes", "row 3: 9", "{0, 1, 2}"]),
+    ("empty", ["(0, 8, 8, 3)", "N > 0"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "parts"), BAD_FILES)
 def test_bad_files_are_named(tmp_path, kind, parts):
     path = tmp_path / "p.h5"
     write(path, *make(6))

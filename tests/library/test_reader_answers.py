@@ -82,27 +82,27 @@ def test_a_hole_is_no_broken_off_session(tmp_path: Path) -> None:
     assert f"no answer to image '{gone[4]}' at position 7, though later ones have one" in text
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "parts"),
-    [
-        ("study", "other", ["line 3", "of the study 'other'", "that of 'tiny'"]),
-        ("page", "f" * 16, ["line 3", f"answered on the page '{'f' * 16}'", "'0123456789abcdef'"]),
-        ("reader", "R2", ["2 readers in one file: 'R1', 'R2'"]),
-        ("image", "unknown", ["line 3", "image 'unknown', which the key does not know"]),
-        ("image", KEY["images"][-1]["image"], ["line 3", "of the training round"]),
-        ("position", "9", ["line 3", "not as this reader's order says: position 9 shows"]),
-        ("position", "99", ["line 3", "position '99', which this reader's session does not have"]),
-        ("position", "two", ["line 3", "position 'two'"]),
-        ("repeat", "1", ["line 3", "not as this reader's order says"]),
-        ("answer", "Real", ["line 3", "answer 'Real', neither real nor synthetic"]),
-        ("confidence", "6", ["line 3", "confidence '6', not one of 1 to 5"]),
-        ("confidence", "0", ["confidence '0'"]),
-        ("diagnosis", "tumour", ["line 3", "diagnosis 'tumour', none of healthy, cancer"]),
-        ("seconds", "3,5", ["line 3", "seconds '3,5', no decimal number"]),
-        ("seconds", "-1", ["seconds '-1'"]),
-        ("seconds", "nan", ["seconds 'nan'"]),
-    ],
-)
+BAD_FIELDS = [
+    ("study", "other", ["line 3", "of the study 'other'", "that of 'tiny'"]),
+    ("page", "f" * 16, ["line 3", f"answered on the page '{'f' * 16}'", "'0123456789abcdef'"]),
+    ("reader", "R2", ["2 readers in one file: 'R1', 'R2'"]),
+    ("image", "unknown", ["line 3", "image 'unknown', which the key does not know"]),
+    ("image", KEY["images"][-1]["image"], ["line 3", "of the training round"]),
+    ("position", "9", ["line 3", "not as this reader's order says: position 9 shows"]),
+    ("position", "99", ["line 3", "position '99', which this reader's session does not have"]),
+    ("position", "two", ["line 3", "position 'two'"]),
+    ("repeat", "1", ["line 3", "not as this reader's order says"]),
+    ("answer", "Real", ["line 3", "answer 'Real', neither real nor synthetic"]),
+    ("confidence", "6", ["line 3", "confidence '6', not one of 1 to 5"]),
+    ("confidence", "0", ["confidence '0'"]),
+    ("diagnosis", "tumour", ["line 3", "diagnosis 'tumour', none of healthy, cancer"]),
+    ("seconds", "3,5", ["line 3", "seconds '3,5', no decimal number"]),
+    ("seconds", "-1", ["seconds '-1'"]),
+    ("seconds", "nan", ["seconds 'nan'"]),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "parts"), BAD_FIELDS)
 def test_one_wrong_field_is_named_with_its_line(tmp_path: Path, column: str, value: str, parts: list[str]) -> None:
     content = [[*row[:9], "", *row[10:]] for row in rows()]  # no remark, so that a row is a line
     content[1][COLUMNS.index(column)] = value
@@ -145,17 +145,17 @@ def test_a_reader_twice(tmp_path: Path) -> None:
     assert "line 46: position 1 a second time" in message(tmp_path / "twice.csv")
 
 
-@pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        (b"", ["(none)", "study,page,reader"]),
-        (b"study;page;reader\n", ["line 1: the columns study;page;reader"]),
-        (",".join(COLUMNS).encode(), ["no answer in it"]),
-        (",".join(COLUMNS).encode() + b"\na,b\n", ["line 2: 2 fields in place of 12"]),
-        (",".join(COLUMNS).encode() + b'\n"a', ["no readable CSV file in UTF-8"]),
-        (",".join(COLUMNS).encode() + b"\n\xff", ["no readable CSV file in UTF-8"]),
-    ],
-)
+NO_ANSWERS = [
+    (b"", ["(none)", "study,page,reader"]),
+    (b"study;page;reader\n", ["line 1: the columns study;page;reader"]),
+    (",".join(COLUMNS).encode(), ["no answer in it"]),
+    (",".join(COLUMNS).encode() + b"\na,b\n", ["line 2: 2 fields in place of 12"]),
+    (",".join(COLUMNS).encode() + b'\n"a', ["no readable CSV file in UTF-8"]),
+    (",".join(COLUMNS).encode() + b"\n\xff", ["no readable CSV file in UTF-8"]),
+]
+
+
+@pytest.mark.parametrize(("content", "parts"), NO_ANSWERS)
 def test_files_that_are_no_answers(tmp_path: Path, content: bytes, parts: list[str]) -> None:
     (tmp_path / "r1.csv").write_bytes(content)
     text = message(tmp_path / "r1.csv")
