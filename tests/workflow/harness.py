@@ -1,10 +1,16 @@
 """A copy of the project in which Snakemake runs as a user runs it."""
 
+from __future__ import annotations
+
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +18,52 @@ from typing import Any
 
 import yaml
 
+from histoprompt.files import folder_manifest
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "config", "envs", "profiles", "resources", "workflow")
 # What the tests' own process was started with must not reach the workflow under test.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "SNAKEMAKE", "OMP_"))}
+
+
+@dataclass
+class Run:
+    """A Snakemake in the background."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    mark: bytes
+
+    def processes(self) -> list[int]:
+        """Snakemake and all that it started, whatever group or session they are in: they inherit its environment."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if self.mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the whole tree."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def kill(self) -> None:
+        """End the whole tree, and whatever it starts meanwhile, with no chance to tidy up."""
+        while self.processes():
+            self.send(signal.SIGKILL)
+        self.process.wait()
+
+    def wait_for(self, happened: Callable[[], bool], seconds: float = 300) -> bool:
+        """Wait until something has happened; false if the run ended before."""
+        deadline = time.monotonic() + seconds
+        while not happened():
+            if self.process.poll() is not None:
+                return happened()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return True
 
 
 @dataclass
@@ -38,6 +86,21 @@ class Project:
             text=True,
             timeout=1200,
         )
+
+    def start(self, *arguments: str) -> Run:
+        """Start Snakemake in the background, in a session of its own."""
+        mark = f"HISTOPROMPT_TESTS_RUN={uuid.uuid4()}"
+        log = self.folder / "run.log"
+        with open(log, "w") as stream:
+            process = subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                env=ENVIRONMENT | {"HF_HUB_OFFLINE": "1"} | dict([mark.split("=")]),
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return Run(process, log, mark.encode())
 
     def planned(self, *arguments: str) -> set[str]:
         """The jobs of a dry run, as `rule wildcards`, without the study and without rules that make no file."""
@@ -120,3 +183,12 @@ def write_models(project: Project) -> None:
     """Make the tiny models in a process of their own: they need torch, the tests do not."""
     script = Path(__file__).with_name("tiny_models.py")
     subprocess.run([sys.executable, str(script), str(project.folder / "models")], check=True, env=ENVIRONMENT, timeout=300)
+
+
+def digests(results: Path) -> dict[str, str]:
+    """SHA-256 of everything a study promises the same bytes of: not of what took how long, of logs, and of its lock."""
+    return {
+        name: digest
+        for name, digest in folder_manifest(results).items()
+        if name.split("/")[0] not in ("logs", "benchmarks", "tensorboard", ".lock") and not name.endswith("timing.json")
+    }

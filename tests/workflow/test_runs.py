@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import pandas as pd
 import pytest
-from harness import ENVIRONMENT, copy_project, mini_study, write_models
+from harness import ENVIRONMENT, ROOT, copy_project, mini_study, write_models
 
 from histoprompt.cards import own_cards
 from histoprompt.reader_study.answers import read_key, write_answers
@@ -186,24 +187,6 @@ def test_time_stamps_and_comments_rerun_nothing(project, edited):
     assert project.planned(*STUDY) == set()
 
 
-def test_an_arms_seed_reruns_that_arm(project):
-    def other_seed(config):
-        mini_study(config)
-        config["arms"]["morphology"]["seed"] = 5
-
-    # Its prompts and noise stay the study's: image n differs between arms by the model alone.
-    assert project.planned("--configfile", project.edit("seed.yaml", other_seed)) == ARM - {"build_prompts morphology"}
-
-
-def test_an_arms_sampling_reruns_no_training(project):
-    def other_guidance(config):
-        mini_study(config)
-        config["arms"]["morphology"]["sampling"] = {"guidance": 1.0}
-
-    plan = project.planned("--configfile", project.edit("guidance.yaml", other_guidance))
-    assert plan == ARM - {"build_prompts morphology", "finetune_diffusion morphology"}
-
-
 def test_a_new_arm_runs_that_arm(project):
     def more(config):
         mini_study(config)
@@ -211,6 +194,85 @@ def test_a_new_arm_runs_that_arm(project):
 
     plan = project.planned("--configfile", project.edit("more.yaml", more))
     assert plan == {job.replace("morphology", "shuffled") for job in ARM}
+
+
+def setting(key, value):
+    """A change of one setting of a study."""
+
+    def change(config):
+        *path, last = key.split(".")
+        section = config
+        for name in path:
+            section = section[name]
+        section[last] = value
+
+    return change
+
+
+def other_embedder(config):
+    config["encoders"]["other"] = config["encoders"]["tiny"] | {"batch_size": 32}
+    config["morphology"]["encoder"] = "other"
+
+
+# The lines of docs/reruns.md: a change of the study, or of a file.
+CHANGES = {
+    "the study's `seed`": setting("seed", 1),
+    "a limit of `outliers`": setting("outliers.value_mean_below", 71),
+    "another embedder (`morphology.encoder`)": other_embedder,
+    "`morphology.k`": setting("morphology.k", 2),
+    "`morphology.sweep`": setting("morphology.sweep", [2, 4]),
+    "`subset.train`": setting("subset.train", 34),
+    "a template of `prompts`": setting("prompts.morphology", "{label} of type {index}"),
+    "`generator.sampling.images`": setting("generator.sampling.images", 18),
+    "an arm's `finetune.steps`": setting("arms.morphology.finetune", {"steps": 7}),
+    "an arm's `seed`": setting("arms.morphology.seed", 5),
+    "an arm's `sampling.guidance`": setting("arms.morphology.sampling", {"guidance": 1.0}),
+    "an arm's `title`": setting("arms.morphology.title", "another"),
+    "a new arm": setting("arms.shuffled", {"prompts": "shuffled"}),
+    "`evaluation.neighbours`, k of the metrics": setting("evaluation.neighbours", 4),
+    "`classifier.steps`": setting("classifier.steps", 4),
+    "`reader_study.size`": setting("reader_study.size", 500),
+    "`threads`": setting("threads", 2),
+    "a caption in `workflow/report`": ("workflow/report/summary.rst", "\nAnd more.\n"),
+    "a comment or docstring of the library": ("workflow/scripts/histoprompt/outliers.py", "\n# A thought.\n"),
+    "a program in the library: `summary.py`": ("workflow/scripts/histoprompt/summary.py", "\n_EDIT = 1\n"),
+    "a program in the library: `outliers.py`": ("workflow/scripts/histoprompt/outliers.py", "\n_EDIT = 1\n"),
+}
+
+
+def table_of_reruns():
+    """Change -> (rules that run again, of what), as docs/reruns.md has it."""
+    parts = (ROOT / "docs/reruns.md").read_text().split("## ")[0].split("\n\n")
+    lines = [part.strip().splitlines()[2:] for part in parts if part.startswith("|")]
+    groups, changes = ([line.strip("| ").split(" | ") for line in table] for table in lines)
+    rules_of = {name: re.findall(r"`(\w+)`", rules) for name, rules in groups}
+    found = {}
+    for change, rules, *of in changes:
+        named = {rule for group in re.findall(r"\*\w+\*", rules) for rule in rules_of[group]} | set(
+            re.findall(r"`(\w+)`", rules)
+        )
+        assert named or rules == "nothing", change
+        found[change] = (named, of[0] if of else "")
+    return found
+
+
+def test_every_line_of_the_documented_reruns_is_tested():
+    assert list(table_of_reruns()) == list(CHANGES)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_runs_again_is_what_the_documentation_says(change, project, edited):
+    expected, of = table_of_reruns()[change]
+    what = CHANGES[change]
+    if isinstance(what, tuple):
+        edited(what[0], lambda text: text + what[1])
+        jobs = project.planned(*STUDY)
+    else:
+        jobs = project.planned("--configfile", project.edit("changed.yaml", lambda config: (mini_study(config), what(config))))
+    assert {job.split()[0] for job in jobs} == expected
+    others = [job for job in jobs if re.search(r"\b(pretrained|real|resampled|vae)$", job) or " pretrained," in job]
+    if of.startswith(("the arm", "arms with")):
+        assert not [job for job in others if "real+" not in job]
 
 
 def test_settings_of_other_stages_rerun_nothing(project):
@@ -308,9 +370,6 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project):
     process.wait()
     assert not manifest.exists() and list(state.rglob("*.safetensors"))
 
-    locked = project.run("--cores", "1", target, *study)
-    assert locked.returncode != 0 and "--unlock" in locked.stdout
-    assert project.run("--unlock", *study).returncode == 0
     resumed = project.run("--cores", "1", target, *study)
     assert resumed.returncode == 0, resumed.stdout
     content = manifest.read_bytes()
