@@ -138,8 +138,8 @@ def test_read_only_results_are_read_and_never_changed(bound: Unprivileged, finis
 
 def test_a_stages_folder_without_permission(bound: Unprivileged, finished: Finished):
     folder = bound.folder / "results/mini/clusters/tiny/k3"
-    for path in (folder / "centroids.npy", *(folder / f"{split}.csv" for split in ("train", "valid", "test"))):
-        path.unlink(missing_ok=True)
+    for path in (folder / name for name in ("centroids.npy", "quality.json", "train.csv", "valid.csv", "test.csv")):
+        path.unlink()
     folder.chmod(0o555)
     arguments = ("--cores", "1", "results/mini/clusters/tiny/k3/train.csv", *STUDY)
     result = bound.run(*arguments)
