@@ -29,6 +29,7 @@ from histoprompt.fingerprints import fingerprint
 from histoprompt.locking import hold_lock, remove_stale_locks
 from histoprompt.reader_study.answers import find_answers
 from histoprompt.reader_study.kinds import simulated_readers
+from histoprompt.report.parts import files_on_request
 from histoprompt.templates import names_cluster, names_descriptors, template_of
 
 SCRIPTS = ROOT / "workflow/scripts"
@@ -102,6 +103,7 @@ def study_results():
         "results/{study}/{file}",
         study=STUDY,
         file=[
+            "report.html",
             "summary.csv",
             "summary.md",
             "figures/arms.png",
@@ -407,6 +409,43 @@ def begin(study):
         hold_lock(Path("results") / study / ".lock")
     except InputError as error:
         raise WorkflowError(str(error)) from None
+
+
+def finetuned_models():
+    """The arms whose fine-tuned models the study's arms sample."""
+    settings = (arm_settings(config, arm) for arm in ARMS)
+    return list(dict.fromkeys(arm["model"] for arm in settings if arm["finetune"] is not None))
+
+
+def shown_arms():
+    """What the report says of every arm."""
+    return {arm: arm_settings(config, arm) | {"title": config["arms"][arm].get("title")} for arm in ARMS}
+
+
+def foundation_models(wildcards):
+    """The models that a study begins from: what they are for, where they come from, and what is in their files."""
+    clusters = dict.fromkeys(arm_settings(config, arm)["encoder"] for arm in ARMS)
+    used = {encoder: ["morphology"] for encoder in [config["morphology"]["encoder"], *clusters]}
+    for encoder in config["evaluation"]["encoders"]:
+        used.setdefault(encoder, []).append("evaluation")
+    entries = [("generator", "base of every arm", config["generator"])]
+    entries += [(encoder, ", ".join(uses), config["encoders"][encoder]) for encoder, uses in used.items()]
+    return [
+        {
+            "name": name,
+            "use": use,
+            "model": entry["model"],
+            "revision": entry["revision"],
+            "digest": model_digest(entry["model"]) if Path(entry["model"]).is_dir() else None,
+            "missing": MISSING_ENCODERS.get(name),
+        }
+        for name, use, entry in entries
+    ]
+
+
+def made_on_request(wildcards):
+    """The files of the report that other targets make, where they are there, and when they were made."""
+    return files_on_request(f"results/{wildcards.study}", wildcards.study, config["ablations"])
 
 
 def closing_words(study):

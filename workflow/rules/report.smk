@@ -8,6 +8,7 @@ localrules:
     summarise_learning_curve,
     summarise_replicates,
     summarise_descriptors,
+    write_report,
 
 
 MAP = config["evaluation"]["map"]
@@ -313,3 +314,77 @@ rule estimate_cost:
         code=code_digest("estimate_cost"),
     script:
         "../scripts/estimate_cost.py"
+
+
+rule write_report:
+    input:
+        dropped=collect("results/{{study}}/patches/{split}.dropped.csv", split=SPLITS),
+        morphology=collect(
+            "results/{{study}}/clusters/{encoder}/{file}",
+            encoder=config["morphology"]["encoder"],
+            file=[
+                "sweep.png",
+                "k{k}/atlas.png".format(**config["morphology"]),
+                "k{k}/quality.json".format(**config["morphology"]),
+            ],
+        ),
+        prompts=collect("results/{{study}}/prompts/{arm}.generate.csv", arm=ARMS),
+        models=collect(
+            "results/{{study}}/models/{arm}/{file}",
+            arm=finetuned_models(),
+            file=["manifest.json", "history.csv", "training.png", "timing.json"],
+        ),
+        vae="results/{study}/samples/vae.json",
+        samples=collect("results/{{study}}/samples/{arm}.csv", arm=ARMS),
+        metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=IMAGE_SETS),
+        classifiers=collect("results/{{study}}/classifier/{mix}.json", mix=["real", *mixes_with(ARMS)]),
+        copies=collect("results/{{study}}/copies/{sampled}.{form}", sampled=IMAGE_SETS, form=["json", "png"]),
+        figures=collect("results/{{study}}/figures/{figure}.png", figure=["arms", "coverage", "reliability"]),
+        descriptors=collect("results/{{study}}/{file}", file=table_of_descriptors(config["arms"])),
+        readers=collect(
+            "results/{{study}}/{folder}/{file}",
+            folder=Path(analysis_of_readers()).parent.as_posix(),
+            file=["analysis.md", "figures/kappa.png", "figures/readers.png", "figures/patches.png"],
+        ),
+    output:
+        page=report(
+            "results/{study}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"figure": "the whole study on one page"},
+        ),
+        losses=report(
+            "results/{study}/figures/losses.png",
+            caption="../report/losses.rst",
+            category="Training",
+            labels={"figure": "losses", "arm": "all"},
+        ),
+    log:
+        "results/{study}/logs/write_report.log",
+    benchmark:
+        "results/{study}/benchmarks/write_report.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        folder=subpath(output.page, parent=True),
+        seed=config["seed"],
+        source=config["data"]["source"],
+        sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
+        morphology={key: config["morphology"][key] for key in ("encoder", "k")},
+        arms=shown_arms(),
+        images=IMAGE_SETS,
+        mixes=["real", *mixes_with(ARMS)],
+        models=foundation_models,
+        ablations={name: ablation["title"] for name, ablation in config["ablations"].items()},
+        readers="simulated_analysis" if config["reader_study"]["answers"] is None else "",
+        descriptors=bool(table_of_descriptors(config["arms"])),
+        # When what is made on request comes or changes, the page is written again; it is no input, or the page would make it.
+        on_request=made_on_request,
+        # No import leads to the page's own sources.
+        sources=model_digest(SCRIPTS / "histoprompt/report/page"),
+        code=code_digest("write_report"),
+    script:
+        "../scripts/write_report.py"

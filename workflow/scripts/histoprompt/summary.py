@@ -55,14 +55,21 @@ def summarise_study(
     titles : what an arm is called in `summary_md`, where it is not its name.
     """
     reports = {report["name"]: report for report in map(read_json, metrics)}
-    names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
     tests = {report["mix"]: report for report in map(read_json, classifiers)}
     found = {report["name"]: report for report in map(read_json, copies)}
-    rows = {name: row_of(reports[name], tests) | _over_seeds(name, tests) | copies_of(found.get(name)) for name in names}
+    rows = rows_of_study(reports, tests, found)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    write_csv(summary_csv, pd.DataFrame([csv_row(name, reports[name]["images"], rows[name], columns) for name in names]))
+    write_csv(summary_csv, pd.DataFrame([csv_row(name, reports[name]["images"], rows[name], columns) for name in rows]))
     with atomic(summary_md) as temporary:
         temporary.write_text(_study_page(study, titles, reports, tests, found, rows, columns))
+
+
+def rows_of_study(
+    reports: Mapping[str, Mapping[str, Any]], tests: Mapping[str, Mapping[str, Any]], copies: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Row]:
+    """Name -> row of every image set, real patches and their round trips first; each argument is reports by name."""
+    names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
+    return {name: row_of(reports[name], tests) | _over_seeds(name, tests) | copies_of(copies.get(name)) for name in names}
 
 
 def row_of(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
@@ -109,7 +116,7 @@ def _spaces(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(encoder, protocol) for encoder in encoders for protocol in protocols if encoder in protocols[protocol]]
 
 
-def _distinct(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+def distinct_spaces(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
     """Encoder -> protocol -> protocols under which all reports have the same features, so that one table shows them all."""
     found: dict[str, dict[str, list[str]]] = {}
     for encoder, protocol in _spaces(reports[0]):
@@ -122,7 +129,8 @@ def _distinct(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[
     return found
 
 
-def _heading(protocol: str, twins: Sequence[str]) -> str:
+def heading_of(protocol: str, twins: Sequence[str]) -> str:
+    """What the table of a protocol is called, and of others that show the encoder the same pixels."""
     if not twins:
         return f"Protocol `{protocol}`"
     return "Protocols " + " and ".join(f"`{name}`" for name in (protocol, *twins)) + ": the encoder sees the same pixels"
@@ -131,6 +139,20 @@ def _heading(protocol: str, twins: Sequence[str]) -> str:
 def column_of(word: str, encoder: str, protocol: str) -> str:
     """The summary's name of a metric in one space."""
     return f"{word}-{encoder} {protocol}"
+
+
+def columns_of_space(columns: Iterable[str], encoder: str, protocol: str) -> dict[str, str]:
+    """Columns of one space, each with its name in a table of that space alone."""
+    possible = [column_of(word, encoder, protocol) for word in (*_METRICS.values(), *_OF_INCEPTION.values())]
+    words = {column: column.removesuffix(f" {protocol}") for column in columns if column in possible}
+    return {
+        column: word if word.startswith(("FD-", "KD-")) else word.removesuffix(f"-{encoder}") for column, word in words.items()
+    }
+
+
+def columns_of_use(columns: Iterable[str]) -> list[str]:
+    """Columns that belong to no space: what prompts do, what classifiers learn, and what is copied."""
+    return [column for column in columns if column in (_FIDELITY, _AUTHENTIC, _NEAR) or column.startswith((_ALONE, _WITH_REAL))]
 
 
 def copies_of(report: Mapping[str, Any] | None) -> Row:
@@ -146,6 +168,11 @@ def csv_row(name: str, images: int, row: Row, columns: Iterable[str]) -> dict[st
         flat |= {column: cell.get("value"), f"{column} low": cell.get("low"), f"{column} high": cell.get("high")}
     flat["notes"] = "; ".join(f"{column}: {reason}" for column, reason in reasons(row))
     return flat
+
+
+def lower_is_better(column: str) -> bool:
+    """Is less of this more like real patches?"""
+    return column.startswith(_LOWER_IS_BETTER)
 
 
 def reasons(row: Row) -> list[tuple[str, str]]:
@@ -164,27 +191,22 @@ def _study_page(
 ) -> str:
     any_report = next(iter(reports.values()))
     lines = [f"# Study {study}", ""]
-    for encoder, protocols in _distinct(list(reports.values())).items():
+    for encoder, protocols in distinct_spaces(list(reports.values())).items():
         lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
         for protocol, twins in protocols.items():
-            possible = [column_of(word, encoder, protocol) for word in (*_METRICS.values(), *_OF_INCEPTION.values())]
-            of_space = [column for column in columns if column in possible]
-            words = [column.removesuffix(f" {protocol}") for column in of_space]
-            short = [word if word.startswith(("FD-", "KD-")) else word.removesuffix(f"-{encoder}") for word in words]
-            lines += [f"### {_heading(protocol, twins)}", ""]
-            lines += [*markdown_table(["images of", "N", *short], _cells(titles, reports, rows, of_space)), ""]
-    others = [
-        column for column in columns if column in (_FIDELITY, _AUTHENTIC, _NEAR) or column.startswith((_ALONE, _WITH_REAL))
-    ]
+            of_space = columns_of_space(columns, encoder, protocol)
+            lines += [f"### {heading_of(protocol, twins)}", ""]
+            lines += [*markdown_table(["images of", "N", *of_space.values()], _cells(titles, reports, rows, of_space)), ""]
+    others = columns_of_use(columns)
     cells = _cells(titles, reports, rows, others)
     lines += ["## Prompts, use and copies", "", *markdown_table(["images of", "N", *others], cells), ""]
-    notes = _notes(rows)
+    notes = notes_on(rows)
     if notes:
         lines += ["Undefined (–):", "", *notes, ""]
     return "\n".join([*lines, *_legend(any_report, tests, copies), ""])
 
 
-def _notes(rows: Mapping[str, Row]) -> list[str]:
+def notes_on(rows: Mapping[str, Row]) -> list[str]:
     """Why cells are undefined: a line for each reason, with the image sets and columns it holds for."""
     columns_of: dict[tuple[str, str], list[str]] = {}
     for name, row in rows.items():
@@ -203,7 +225,7 @@ def _circular(encoder: str, report: Mapping[str, Any]) -> str:
 
 
 def _cells(
-    titles: Mapping[str, str], reports: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], columns: Sequence[str]
+    titles: Mapping[str, str], reports: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], columns: Iterable[str]
 ) -> list[list[str]]:
     return [
         [titles.get(name, name), str(reports[name]["images"]), *(show_cell(row.get(column), column) for column in columns)]
@@ -217,12 +239,13 @@ def show_cell(cell: Cell | None, column: str) -> str:
         return ""
     if cell["value"] is None:
         return "–"
-    digits = _digits(column)
+    digits = digits_of(column)
     text = f"{cell['value']:.{digits}f}"
     return text if cell["low"] is None else f"{text} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
 
 
-def _digits(column: str) -> int:
+def digits_of(column: str) -> int:
+    """Decimals that a column is shown with."""
     return 2 if column.startswith(("FD-", "FID-")) else 3
 
 
@@ -365,7 +388,7 @@ def _replicates_page(
     lines.append("")
     twins = {
         column_of(word, encoder, twin): column_of(word, encoder, protocol)
-        for encoder, protocols in _distinct(reports).items()
+        for encoder, protocols in distinct_spaces(reports).items()
         for protocol, names in protocols.items()
         for twin in names
         for word in _METRICS.values()
@@ -375,7 +398,7 @@ def _replicates_page(
             lines += [f"## {metric}", "", f"As {twins[metric]}: the encoder sees the same pixels.", ""]
             continue
         values = {arm: _values(cells, arm, seeds, metric) for arm in arms}
-        digits = _digits(metric)
+        digits = digits_of(metric)
         body = [
             [
                 arm,
@@ -386,7 +409,7 @@ def _replicates_page(
             for arm, of_arm in values.items()
         ]
         head = [metric, *(f"seed {seed}" for seed in seeds), "mean", "difference", "below / above"]
-        lines += [f"## {metric} ({'lower' if metric.startswith(_LOWER_IS_BETTER) else 'higher'} is better)", ""]
+        lines += [f"## {metric} ({'lower' if lower_is_better(metric) else 'higher'} is better)", ""]
         lines += [*markdown_table(head, body), ""]
     return "\n".join(lines)
 
