@@ -137,17 +137,24 @@ def sentence(arm: str, baseline: str, findings: Sequence[Finding]) -> str:
 
 def replicated_sentence(arm: str, baseline: str, findings: Sequence[Replicated]) -> str:
     """What the trainings with several seeds say of an arm against a baseline."""
-    clauses, seeds = [], findings[0].seeds
-    for finding in findings:
-        digits = digits_of(finding.measure)
-        words = {BETTER: f"{arm} beats {baseline}", WORSE: f"{arm} is worse than {baseline}"}
-        said = words.get(finding.verdict, f"{arm} cannot be told from {baseline}")
-        clauses.append(
-            f"{said} in {finding.measure}: difference {_signed(finding.difference, digits)} "
-            f"[{_signed(finding.low, digits)}, {_signed(finding.high, digits)}], lower in {finding.below} and higher in "
-            f"{finding.above} of {finding.seeds}"
-        )
-    return f"Over {seeds} trainings: " + "; ".join(clauses) + "."
+    by = {verdict: [finding for finding in findings if finding.verdict == verdict] for verdict in (BETTER, WORSE, EVEN)}
+    clauses = []
+    if by[BETTER]:
+        clauses.append(f"{arm} beats {baseline} in {_join([_paired(finding) for finding in by[BETTER]])}")
+    if by[WORSE]:
+        begin = "it is worse" if clauses else f"{arm} does not beat {baseline}: it is worse"
+        clauses.append(f"{begin} in {_join([_paired(finding) for finding in by[WORSE]])}")
+    if by[EVEN]:
+        begin = "no difference shows" if clauses else f"{arm} cannot be told from {baseline}: no difference shows"
+        clauses.append(f"{begin} in {_join([_paired(finding) for finding in by[EVEN]])}")
+    return f"Over {findings[0].seeds} trainings {'; '.join(clauses)}."
+
+
+def _paired(finding: Replicated) -> str:
+    digits = digits_of(finding.measure)
+    low, high = _signed(finding.low, digits), _signed(finding.high, digits)
+    counts = f"lower in {finding.below} and higher in {finding.above}"
+    return f"{finding.measure} ({_signed(finding.difference, digits)} [{low}, {high}], {counts})"
 
 
 def headline(measure: str, baseline: str, rows: Mapping[str, Row]) -> str:
@@ -175,7 +182,7 @@ def headline(measure: str, baseline: str, rows: Mapping[str, Row]) -> str:
     else:
         values = [f"{name} {finding.one}, {finding.difference}" for name, finding in beat.items()]
         said = f"{_join(list(beat))} beat {against}: {'; '.join(values)}"
-    return said + (f". {_join(rest)} {'does' if len(rest) == 1 else 'do'} not." if rest else ".")
+    return said + (f"; {_join(rest)} {'does' if len(rest) == 1 else 'do'} not." if rest else ".")
 
 
 def _verdict(below: bool, above: bool, measure: str) -> str:

@@ -34,8 +34,8 @@ def draw_losses(histories: Mapping[str, str | Path], losses_png: str | Path) -> 
     columns = min(_COLUMNS, max(1, len(histories)))
     figure = Figure(figsize=(0.6 + 3.6 * columns, 0.8 + 2.6 * rows), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axis in list(axes)[len(histories) :]:
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis in axes[len(histories) :]:
         axis.axis("off")
     for axis, (model, path) in zip(axes, histories.items(), strict=False):
         history = read_csv(path, ("step", "loss", *_VALIDATION))
