@@ -20,6 +20,7 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/reader_study.smk"
 include: "workflow/rules/explorer.smk"
+include: "workflow/rules/more.smk"
 include: "workflow/rules/foundation.smk"
 
 

@@ -29,6 +29,7 @@ from histoprompt.fingerprints import fingerprint
 from histoprompt.locking import hold_lock, remove_stale_locks
 from histoprompt.reader_study.answers import find_answers
 from histoprompt.reader_study.kinds import simulated_readers
+from histoprompt.more.request import images_of_request, seed_of_request
 from histoprompt.report.parts import files_on_request
 from histoprompt.templates import names_cluster, names_descriptors, template_of
 
@@ -85,6 +86,7 @@ wildcard_constraints:
     mix=rf"real|(?:real\+)?{ANY_ARM}",
     curve="|".join(CURVES),
     seed="[0-9]+",
+    request="[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
 def code_digest(script):
@@ -115,7 +117,8 @@ def study_results():
             "clusters/{encoder}/k{k}/atlas.png".format(**config["morphology"]),
             "clusters/{encoder}/sweep.png".format(**config["morphology"]),
             *(f"patches/{split}.dropped.csv" for split in SPLITS),
-            *(f"samples/{arm}/dataset/metadata.csv" for arm in ARMS),
+            *(f"samples/{arm}/dataset/{file}" for arm in ARMS for file in ("metadata.csv", "README.md")),
+            *(f"models/{arm}/README.md" for arm in finetuned_models()),
             *table_of_descriptors(config["arms"]),
         ],
     )
@@ -417,6 +420,17 @@ def finetuned_models():
     return list(dict.fromkeys(arm["model"] for arm in settings if arm["finetune"] is not None))
 
 
+def base_model():
+    """The model that fine-tuning begins from, and what is in its files where it is a folder."""
+    entry = config["generator"]
+    return {key: entry[key] for key in ("model", "revision")} | {"digest": digest_of_folder(entry["model"])}
+
+
+def digest_of_folder(model):
+    """What is in a model's folder; nothing for a hub id, which its revision pins."""
+    return model_digest(model) if Path(model).is_dir() else None
+
+
 def shown_arms():
     """What the report says of every arm."""
     return {arm: arm_settings(config, arm) | {"title": config["arms"][arm].get("title")} for arm in ARMS}
@@ -436,7 +450,7 @@ def foundation_models(wildcards):
             "use": use,
             "model": entry["model"],
             "revision": entry["revision"],
-            "digest": model_digest(entry["model"]) if Path(entry["model"]).is_dir() else None,
+            "digest": digest_of_folder(entry["model"]),
             "missing": MISSING_ENCODERS.get(name),
         }
         for name, use, entry in entries
@@ -446,6 +460,16 @@ def foundation_models(wildcards):
 def made_on_request(wildcards):
     """The files of the report that other targets make, where they are there, and when they were made."""
     return files_on_request(f"results/{wildcards.study}", wildcards.study, config["ablations"])
+
+
+def wishes_of_request(wildcards):
+    """The user's own prompts, where a request for more images names them; none where it is a number of images."""
+    return [] if images_of_request(wildcards.request) is not None else f"config/more/{wildcards.request}.csv"
+
+
+def seed_of_more_images(wildcards):
+    """Of the noise of images beyond the study's own, which no image of the study begins from."""
+    return seed_of_request(arm_settings(config, wildcards.arm)["image_seed"], wildcards.request)
 
 
 def closing_words(study):

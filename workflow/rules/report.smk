@@ -8,6 +8,7 @@ localrules:
     summarise_learning_curve,
     summarise_replicates,
     summarise_descriptors,
+    write_cards,
     write_report,
 
 
@@ -316,6 +317,42 @@ rule estimate_cost:
         "../scripts/estimate_cost.py"
 
 
+rule write_cards:
+    input:
+        manifests=collect("results/{{study}}/models/{arm}/manifest.json", arm=finetuned_models()),
+        prompts=collect("results/{{study}}/prompts/{arm}.train.csv", arm=finetuned_models()),
+        datasets=collect("results/{{study}}/samples/{arm}/dataset/metadata.csv", arm=ARMS),
+        metrics=collect("results/{{study}}/metrics/{sampled}.json", sampled=["real", *ARMS]),
+        classifiers=collect("results/{{study}}/classifier/{mix}.json", mix=["real", *mixes_with(ARMS)]),
+        copies=collect("results/{{study}}/copies/{sampled}.json", sampled=["real", *ARMS]),
+    output:
+        models=collect("results/{{study}}/models/{arm}/README.md", arm=finetuned_models()),
+        datasets=collect("results/{{study}}/samples/{arm}/dataset/README.md", arm=ARMS),
+    log:
+        "results/{study}/logs/write_cards.log",
+    benchmark:
+        "results/{study}/benchmarks/write_cards.tsv"
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        folder="results/{study}",
+        models=finetuned_models(),
+        source=config["data"]["source"],
+        sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
+        generator=base_model(),
+        arms={arm: arm_settings(config, arm) for arm in ARMS},
+        images=["real", *ARMS],
+        mixes=["real", *mixes_with(ARMS)],
+        # No import leads to the cards' own texts.
+        sources=model_digest(SCRIPTS / "histoprompt/cards/templates"),
+        code=code_digest("write_cards"),
+    script:
+        "../scripts/write_cards.py"
+
+
 rule write_report:
     input:
         dropped=collect("results/{{study}}/patches/{split}.dropped.csv", split=SPLITS),
@@ -369,7 +406,7 @@ rule write_report:
         mem_mb=2000,
         runtime=30,
     params:
-        folder=subpath(output.page, parent=True),
+        folder="results/{study}",
         seed=config["seed"],
         source=config["data"]["source"],
         sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},

@@ -1,0 +1,1 @@
+"""Model and data-set cards in the hub's format."""

@@ -1,0 +1,1 @@
+"""More images of a finished study than it made itself."""
