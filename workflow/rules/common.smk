@@ -473,11 +473,27 @@ def seed_of_more_images(wildcards):
 
 
 def closing_words(study):
-    """What was made and where, once everything asked for is there."""
+    """What was found, what was made and where it is, once everything asked for is there."""
     folder = Path("results") / study
     summary = folder / "summary.md"
-    table = summary.read_text() if summary.exists() else ""
-    return f"{table}\nDone. Results: {folder}/; what each file is: docs/architecture.md. For one HTML report: snakemake --report report.zip"
+    tables = summary.read_text().partition("\n- **Reference**")[0] if summary.exists() else ""
+    places = {
+        "report.html": "the report: everything on one page, for a browser",
+        "explorer/index.html": "the images, one by one",
+        "reader_study/page/index.html": "the page to send to readers",
+        "samples/*/dataset/README.md": "the synthetic images of every arm, with their cards",
+        "models/*/README.md": "the fine-tuned models, with their cards",
+    }
+    there = [f"  {folder / file!s:{len(study) + 40}}{what}" for file, what in places.items() if any(folder.glob(file))]
+    meaningful = [arm for arm in ARMS if config["arms"][arm]["prompts"] != "shuffled"] or ARMS
+    lines = [
+        tables,
+        f"Done. Results: {folder}/; what each file is: docs/architecture.md.",
+        *there,
+        "On request: snakemake --cores all coverage_map (or learning_curve, replicate, ablations), and the next run reports it.",
+        f"More images: snakemake --cores all {folder}/more/{meaningful[-1]}/500/dataset/README.md",
+    ]
+    return "\n".join(lines)
 
 
 def how_to_go_on(log):

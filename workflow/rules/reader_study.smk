@@ -21,7 +21,12 @@ rule make_reader_study:
             arm=READER_STUDY["arms"],
         ),
     output:
-        page="results/{study}/reader_study/page/index.html",
+        page=report(
+            "results/{study}/reader_study/page/index.html",
+            caption="../report/reader_page.rst",
+            category="Reader study",
+            labels={"figure": "the page that readers get", "readers": "people"},
+        ),
         key="results/{study}/reader_study/key.json",
     log:
         "results/{study}/logs/make_reader_study.log",

@@ -206,7 +206,12 @@ rule summarise_replicates:
         metrics=collect("results/{{study}}/metrics/{arm}.json", arm=REPLICATES),
         classifiers=collect("results/{{study}}/classifier/{mix}.json", mix=mixes_with(REPLICATES)),
     output:
-        table="results/{study}/replicates.csv",
+        table=report(
+            "results/{study}/replicates.csv",
+            caption="../report/replicates.rst",
+            category="Results",
+            labels={"figure": "every replicate"},
+        ),
         text="results/{study}/replicates.md",
     log:
         "results/{study}/logs/summarise_replicates.log",
