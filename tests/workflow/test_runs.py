@@ -13,6 +13,7 @@ import pytest
 from harness import ENVIRONMENT, ROOT, copy_project, mini_study, write_models
 
 from histoprompt.cards import own_cards
+from histoprompt.patches import PatchFile
 from histoprompt.reader_study.answers import read_key, write_answers
 from histoprompt.reader_study.order import presentation
 
@@ -32,6 +33,7 @@ ARM = {
     *("export_dataset morphology", "compute_metrics morphology"),
     *("find_copies morphology", "draw_coverage", "draw_reliability"),
     *("train_classifier morphology", "train_classifier real+morphology", "draw_arms", "summarise_study"),
+    *("write_cards", "write_report"),
 }
 
 
@@ -43,6 +45,7 @@ def project(tmp_path_factory):
     result = project.run("--cores", "2", *STUDY)
     assert result.returncode == 0, result.stdout
     assert "# Study mini" in result.stdout and "Done. Results: results/mini/" in result.stdout
+    assert "results/mini/report.html " in result.stdout and "results/mini/more/morphology/500/" in result.stdout
     return project
 
 
@@ -64,6 +67,10 @@ def edited(project):
 def test_the_results_are_there(project):
     results = project.folder / "results/mini"
     for name in (
+        "report.html",
+        "figures/losses.png",
+        "models/morphology/README.md",
+        "samples/pretrained/dataset/README.md",
         "summary.csv",
         "summary.md",
         "figures/arms.png",
@@ -103,6 +110,17 @@ def test_ablations_are_tables_and_figures(project):
     assert json.loads((results / "copies/few.json").read_text())["train"] == len(rows["few"])
     for form in ("md", "png"):
         assert (results / f"ablations/patches.{form}").stat().st_size > 0
+    the_report_takes_it_up(project, "ablations/patches.png")
+
+
+def the_report_takes_it_up(project, figure):
+    """Only the report is written again for what was made on request, and that once."""
+    page = project.folder / "results/mini/report.html"
+    assert f'href="{figure}"' not in page.read_text()
+    assert project.planned(*STUDY) == {"write_report"}
+    assert project.run("--cores", "1", *STUDY).returncode == 0
+    assert f'href="{figure}"' in page.read_text()
+    assert project.planned(*STUDY) == set()
 
 
 def test_an_ablations_setting_reruns_that_arm(project):
@@ -131,6 +149,30 @@ def test_a_learning_curve_says_what_synthetic_patches_are_worth(project):
     assert table["generator_saw"].dropna().tolist() == [0] * 4 + [everything] * 4
     assert {"auc seed 1", "auc seed 2"} <= set(table.columns)
     assert (project.folder / "results/mini/figures/learning_curve.png").stat().st_size > 0
+    the_report_takes_it_up(project, "figures/learning_curve.png")
+
+
+def test_more_images_of_a_finished_study(project):
+    def asked(arm, request):
+        result = project.run("--cores", "2", f"results/mini/more/{arm}/{request}/dataset/README.md", *STUDY)
+        assert result.returncode == 0, result.stdout
+        assert "rule finetune_diffusion:" not in result.stdout and "rule generate_images:" not in result.stdout
+        return pd.read_csv(project.folder / f"results/mini/more/{arm}/{request}/{arm}-{request}.csv")
+
+    results = project.folder / "results/mini"
+    more = asked("morphology", "6")
+    assert more["label"].tolist() == [0, 1] * 3 and len(list((results / "more/morphology/6").glob("*/manifest.csv"))) == 2
+    with PatchFile(results / "more/morphology/6/morphology-6.h5") as patches:
+        assert patches.ids == [f"morphology-6-{number:06d}" for number in range(6)] and patches.size == 96
+    assert len(list((results / "more/morphology/6/dataset").glob("*/*.png"))) == 6
+    folder = project.folder / "config/more"
+    folder.mkdir()
+    (folder / "mine.csv").write_text("prompt,label,images\nhealthy,,1\nsomething else,cancer,2\n")
+    mine = asked("pretrained", "mine")
+    assert mine["prompt"].tolist() == ["healthy", "something else", "something else"] and mine["label"].tolist() == [0, 1, 1]
+    study = {seed for arm in ("pretrained", "morphology") for seed in pd.read_csv(results / f"samples/{arm}.csv")["seed"]}
+    assert not {*more["seed"]} & study and not {*mine["seed"]} & (study | {*more["seed"]})
+    assert project.planned(*STUDY) == set()
 
 
 def test_an_explorer_shows_all_images(project):
@@ -169,7 +211,10 @@ def test_answers_that_came_back_are_analysed(project):
     assert result.returncode == 0 and "rule analyse_reader_study:" in result.stdout
     text = (results / "analysis.md").read_text()
     assert text.startswith("# reader study mini") and "1 reader judged 4 real and 4 synthetic images" in text
-    assert project.planned(*STUDY) == set()
+    assert "Simulated readers" not in (project.folder / "results/mini/report.html").read_text()
+    assert project.planned(*STUDY) == {"write_report"}
+    assert project.run("--cores", "1", *STUDY).returncode == 0
+    assert "Simulated readers" in (project.folder / "results/mini/report.html").read_text()
 
 
 def test_a_second_run_has_nothing_to_do(project):
@@ -294,6 +339,8 @@ def test_another_protocol_computes_no_features(project):
     assert project.planned("--configfile", project.edit("paper.yaml", paper_alone)) == {
         "summarise_study",
         "draw_coverage",
+        "write_cards",
+        "write_report",
         *(f"compute_metrics {name}" for name in images),
     }
 
@@ -314,15 +361,16 @@ def test_features_are_kept_by_encoder_protocol_and_image_set(project):
 
 def test_a_library_edit_reruns_its_stage_and_what_follows(project, edited):
     edited("workflow/scripts/histoprompt/summary.py", lambda text: text + "\n_EDIT = 1\n")
-    assert project.planned(*STUDY) == {"summarise_study"}
+    told = {"summarise_study", "write_cards", "write_report"}
+    assert project.planned(*STUDY) == told
     edited("workflow/scripts/histoprompt/reader_study/page/style.css", lambda text: text + "\n")
     readers = {"make_reader_study", "simulate_readers", "analyse_simulated_readers"}
-    assert project.planned(*STUDY) == {"summarise_study", *readers}
+    assert project.planned(*STUDY) == {*told, *readers}
     edited("workflow/scripts/histoprompt/metrics.py", lambda text: text + "\n_EDIT = 1\n")
     images = ("real", "resampled", "vae", "pretrained", "morphology")
     stages = ("compute_metrics", "find_copies")
     assert project.planned(*STUDY) == {
-        "summarise_study",
+        *told,
         *readers,
         "draw_coverage",
         *(f"{stage} {name}" for stage in stages for name in images),
