@@ -22,7 +22,7 @@ _SHOWN_PROMPTS = 100
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 _TAGS = ["histopathology", "synthetic", "histoprompt"]  # and no licence: none is known here, and a guess is worse than none
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
-_TISSUE = {"phantom": "the phantom (drawn patches with known truth, no tissue)", "pcam": "patches in PatchCamelyon's layout"}
+_TISSUE = {"phantom": "of the phantom (drawn, with known truth: no tissue)", "pcam": "in PatchCamelyon's layout"}
 
 
 def write_cards(
@@ -109,7 +109,7 @@ def write_dataset_card(
 
 
 def _shared(study: str, source: str, sizes: Mapping[str, int], generator: Mapping[str, Any]) -> dict[str, Any]:
-    return {"study": study, "data": _TISSUE.get(source, "patches of the user's own"), "sizes": sizes, "generator": generator}
+    return {"study": study, "data": _TISSUE.get(source, "of the user's own"), "sizes": sizes, "generator": generator}
 
 
 def _write(
