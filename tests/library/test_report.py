@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import re
 from html.parser import HTMLParser
@@ -116,7 +117,7 @@ def test_it_says_what_the_numbers_say(page: Page) -> None:
         "Protocols matched and paper: the encoder sees the same pixels",
         "PSNR 30.9 dB",
         "2 jobs, 1 s of CPU time",
-        "0.3 % near copies [0.2, 0.4]",
+        "Near copies: 0.003 [0.002, 0.004]; of held-out patches 0.010. Authentic: 0.600 [0.570, 0.630]; of held-out",
         "Simulated readers, no people.",
         "no file",
     ):
@@ -182,7 +183,10 @@ def test_a_study_without_baselines_classes_of_its_own_and_missing_weights(tmp_pa
     arms = {"only": arm("only", "morphology")}
     classes = [f"tissue {i}" for i in range(9)]
     arguments = write_judged_study(tmp_path, arms=arms, classes=classes, distances={"real": 0.5, "vae": 0.6, "only": None})
+    undefined = {"authentic": cell(0.6), "authentic_held_out": cell(0.5), "near_copies_held_out": None}
+    (tmp_path / "copies/only.json").write_text(json.dumps(undefined | {"near_copies": cell(None, reason="too few patches")}))
     page = write(tmp_path, arguments)
+    assert "Near copies: – (too few patches); of held-out patches –. Authentic: 0.600" in page.text
     assert "No arm of this study can be held against another one" in page.text
     assert "only; FD-dino matched, KD-dino matched" in page.text and "no file of weights" in page.text
     assert "9 classes, 96 px" in page.text and "tissue 7 and tissue 8" in page.text

@@ -207,7 +207,8 @@ def write_report(
         "comparisons": _comparisons(results, arms, baselines),
         "replicated": _replicated(folder / "replicates.csv", arms, baselines, results) if parts["replicates"]["there"] else [],
         "vae": read_json(folder / "samples/vae.json"),
-        "copies": [(name, results.copies[name]) for name in [*FLOORS, *arms] if name in results.copies],
+        "copies": {name: _copies(results.copies[name]) for name in arms},
+        "resampled": "resampled" in results.rows,
         "tests": results.tests,
         "parts": parts,
         "ablations": ablations,
@@ -305,6 +306,18 @@ def _finetuned(folder: Path, model: str) -> dict[str, Any]:
     manifest = read_json(folder / f"models/{model}/manifest.json")
     changed = {name: sha for name, sha in manifest["pipeline"].items() if manifest["base"].get(name) != sha}
     return {"name": model, "seed": manifest["seed"], "steps": manifest["steps"], "changed": changed}
+
+
+def _copies(report: Mapping[str, Any]) -> dict[str, str]:
+    """Shares of copies and of authentic images, and the same of held-out patches."""
+    near_held_out = {"value": report["near_copies_held_out"], "low": None, "high": None}
+    return {
+        "near": show_cell(report["near_copies"], "near copies"),
+        "near_held_out": show_cell(near_held_out, "near copies"),
+        "authentic": show_cell(report["authentic"], "authentic"),
+        "authentic_held_out": show_cell(report["authentic_held_out"], "authentic"),
+        "why": report["near_copies"].get("reason", ""),
+    }
 
 
 def _versions() -> list[tuple[str, str]]:
