@@ -89,6 +89,21 @@ def test_an_ablations_arm_has_replicates(project):
     assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology-seed3"}
 
 
+def test_more_images_train_nothing_more(project):
+    jobs = project.planned("results/demo/more/morphology/500-b/dataset/README.md")
+    assert {job.split()[0] for job in jobs} >= {"plan_more_images", "generate_more_images", "export_more_images"}
+    assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology"}
+    assert not {job.split()[0] for job in jobs} & {"train_classifier", "write_report", "write_cards"}
+    result = project.run("-n", "results/demo/more/label/mine/prompts.csv")
+    assert result.returncode != 0 and "config/more/mine.csv" in result.stdout
+
+
+def test_the_report_asks_for_nothing_that_is_made_on_request(project):
+    jobs = project.planned("results/demo/report.html")
+    assert "write_report" in jobs
+    assert not {job.split()[0] for job in jobs} & {"draw_coverage_map", "summarise_learning_curve", "summarise_ablation"}
+
+
 def test_a_coverage_map_is_made_on_request_alone(project):
     assert "draw_coverage_map" in project.planned("coverage_map") - project.planned()
 
