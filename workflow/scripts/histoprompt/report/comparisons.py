@@ -173,15 +173,15 @@ def headline(measure: str, baseline: str, rows: Mapping[str, Row]) -> str:
         return ""
     beat = {name: finding for name, finding in found.items() if finding.verdict == BETTER}
     rest = [f"{name} ({finding.one})" for name, finding in found.items() if finding.verdict != BETTER]
-    against = f"{baseline} in {measure} ({next(iter(found.values())).other})"
+    other = next(iter(found.values())).other
     if not beat:
-        return f"Nothing beats {against}: not {_join(rest, 'nor')}."
+        return f"Nothing beats {baseline} in {measure} ({other}): not {_join(rest, 'nor')}."
     if len(beat) == 1:
         name, only = next(iter(beat.items()))
-        said = f"{name} beats {against}: {only.one}, {only.difference}"
+        said = f"{name} beats {baseline} in {measure}: {only.one} against {other}, {only.difference}"
     else:
         values = [f"{name} {finding.one}, {finding.difference}" for name, finding in beat.items()]
-        said = f"{_join(list(beat))} beat {against}: {'; '.join(values)}"
+        said = f"{_join(list(beat))} beat {baseline} in {measure} ({other}): {'; '.join(values)}"
     return said + (f"; {_join(rest)} {'does' if len(rest) == 1 else 'do'} not." if rest else ".")
 
 
