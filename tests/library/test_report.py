@@ -157,7 +157,10 @@ def test_what_is_made_on_request_is_shown_once_it_is_there(tmp_path: Path) -> No
     write_parts_on_request(tmp_path)
     assert write(tmp_path, arguments).html == page.html  # not asked for
     found = files_on_request(tmp_path, "tiny", ["guidance"])
-    assert set(found) == {file for part in parts_on_request("tiny", ["guidance"]) for file in part.files}
+    assert set(found) == {file for part in parts_on_request("tiny", ["guidance"])[:3] for file in part.files} | {
+        "ablations/guidance.md",
+        "ablations/guidance.png",
+    }
     page = write(tmp_path, arguments | {"on_request": found})
     assert "makes it" not in page.text and "worth 26 real ones" in page.text and "older than" not in page.text
     assert {str(link["href"]) for link in page.all("a")} >= {"figures/regions.png", "ablations/guidance.png"}
@@ -206,10 +209,11 @@ def test_readers_who_are_people_are_not_called_simulated(tmp_path: Path) -> None
 
 def test_the_explorer_is_linked_where_there_is_one(folder: Path, page: Page) -> None:
     assert "explorer/" not in page.html
-    (folder / "explorer").mkdir()
+    picture(folder / "explorer/sheet.png")
     (folder / "explorer/index.html").write_text("x")
-    assert 'href="explorer/index.html"' in write(folder, write_judged_study(folder)).html
-    (folder / "explorer/index.html").unlink()
+    found = files_on_request(folder, "tiny", [])
+    assert list(found) == ["explorer/index.html"]
+    assert 'href="explorer/index.html"' in write(folder, write_judged_study(folder) | {"on_request": found}).html
 
 
 def test_baselines_are_known_by_what_they_are() -> None:

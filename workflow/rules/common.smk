@@ -457,14 +457,20 @@ def foundation_models(wildcards):
     ]
 
 
-def made_on_request(wildcards):
+def folder_of_study(wildcards, output):
+    """The study's folder, wherever a module's prefix has put it."""
+    folders = reversed(Path(output[0]).parents)
+    return next(str(folder) for folder in folders if folder.parts[-2:] == ("results", wildcards.study))
+
+
+def made_on_request(wildcards, output):
     """The files of the report that other targets make, where they are there, and when they were made."""
-    return files_on_request(f"results/{wildcards.study}", wildcards.study, config["ablations"])
+    return files_on_request(folder_of_study(wildcards, output), wildcards.study, config["ablations"])
 
 
 def wishes_of_request(wildcards):
     """The user's own prompts, where a request for more images names them; none where it is a number of images."""
-    return [] if images_of_request(wildcards.request) is not None else f"config/more/{wildcards.request}.csv"
+    return [] if images_of_request(wildcards.request) is not None else local(f"config/more/{wildcards.request}.csv")
 
 
 def seed_of_more_images(wildcards):

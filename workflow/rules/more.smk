@@ -84,7 +84,7 @@ rule write_dataset_card:
         mem_mb=1000,
         runtime=10,
     params:
-        folder="results/{study}",
+        folder=folder_of_study,
         source=config["data"]["source"],
         sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
         generator=base_model(),

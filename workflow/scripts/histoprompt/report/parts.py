@@ -35,6 +35,7 @@ def parts_on_request(study: str, ablations: Iterable[str]) -> list[Part]:
         Part("coverage_map", "coverage_map", ("regions.csv", "figures/coverage_map.png", "figures/regions.png")),
         Part("learning_curve", "learning_curve", ("learning_curve.md", "figures/learning_curve.png")),
         Part("replicates", "replicate", ("replicates.csv", "replicates.md")),
+        Part("explorer", "explorer", ("explorer/index.html",)),
         *(
             Part(f"ablations/{name}", f"results/{study}/ablations/{name}.md", (f"ablations/{name}.md", f"ablations/{name}.png"))
             for name in ablations

@@ -214,7 +214,6 @@ def write_report(
         "ablations": ablations,
         "simulated": bool(readers),
         "readers_folder": readers_folder.as_posix(),
-        "explorer": (folder / "explorer/index.html").is_file(),
         "descriptors": descriptors,
         "figure": figure,
         "markdown": markdown,
