@@ -37,18 +37,19 @@ use rule generate_images as generate_more_images with:
         prompts="results/{study}/more/{arm}/{request}/prompts.csv",
         model=finetuned_model,
     output:
-        manifest="results/{study}/more/{arm}/{request}/{shard}/manifest.csv",
-        timing="results/{study}/more/{arm}/{request}/{shard}/timing.json",
+        manifest="results/{study}/more/{arm}/{request}/{scatteritem}/manifest.csv",
+        timing="results/{study}/more/{arm}/{request}/{scatteritem}/timing.json",
     log:
-        "results/{study}/logs/generate_more_images/{arm}/{request}/{shard}.log",
+        "results/{study}/logs/generate_more_images/{arm}/{request}/{scatteritem}.log",
     benchmark:
-        "results/{study}/benchmarks/generate_more_images/{arm}/{request}/{shard}.tsv"
+        "results/{study}/benchmarks/generate_more_images/{arm}/{request}/{scatteritem}.tsv"
     params:
         model=config["generator"]["model"],
         revision=config["generator"]["revision"],
         resolution=config["generator"]["resolution"],
         settings=of_arm("sampling"),
         seed=seed_of_more_images,
+        shard=shard,
         device=config["device"],
         content=generator_digest,
         code=code_digest("generate_images"),
@@ -56,7 +57,7 @@ use rule generate_images as generate_more_images with:
 
 use rule export_dataset as export_more_images with:
     input:
-        shards=collect("results/{{study}}/more/{{arm}}/{{request}}/{shard}/manifest.csv", shard=SHARDS),
+        shards=gather.images("results/{{study}}/more/{{arm}}/{{request}}/{scatteritem}/manifest.csv"),
         patches="results/{study}/patches/train.h5",
     output:
         images="results/{study}/more/{arm}/{request}/{arm}-{request}.h5",
