@@ -91,7 +91,7 @@ rule write_dataset_card:
         generator=base_model(),
         settings=lambda wildcards: arm_settings(config, wildcards.arm),
         # No import leads to the cards' own texts.
-        sources=model_digest(SCRIPTS / "histoprompt/cards/templates"),
+        sources=model_digest(SCRIPTS / "histoprompt/hub_cards/templates"),
         code=code_digest("write_dataset_card"),
     script:
         "../scripts/write_dataset_card.py"

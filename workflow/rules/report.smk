@@ -352,7 +352,7 @@ rule write_cards:
         images=["real", *ARMS],
         mixes=["real", *mixes_with(ARMS)],
         # No import leads to the cards' own texts.
-        sources=model_digest(SCRIPTS / "histoprompt/cards/templates"),
+        sources=model_digest(SCRIPTS / "histoprompt/hub_cards/templates"),
         code=code_digest("write_cards"),
     script:
         "../scripts/write_cards.py"

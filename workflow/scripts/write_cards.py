@@ -1,6 +1,6 @@
 """Write the cards of a study's models and data sets."""
 
-from histoprompt.cards.write import write_cards
+from histoprompt.hub_cards.write import write_cards
 from histoprompt.job import job
 
 if __name__ == "__main__":

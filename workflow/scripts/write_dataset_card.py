@@ -1,6 +1,6 @@
 """Write the card of a data set that was generated beyond the study's own."""
 
-from histoprompt.cards.write import write_dataset_card
+from histoprompt.hub_cards.write import write_dataset_card
 from histoprompt.job import job
 
 if __name__ == "__main__":
