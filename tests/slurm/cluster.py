@@ -131,7 +131,7 @@ class Cluster:
 
     def ask_node_for_its_jobs(self) -> None:
         """As the controller does by itself, much later: jobs that were sent while nobody listened are found to be missing."""
-        time.sleep(3)  # longer than BatchStartTimeout
+        time.sleep(13)  # a job counts as being started for BatchStartTimeout and ten seconds more
         self.ask("scontrol", "reconfigure")
 
     def kill_node(self, *, with_jobs: bool) -> None:
