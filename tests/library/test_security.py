@@ -122,12 +122,11 @@ def test_pipelines(part: str, end: str, pickled: bytes, proof: Path, pipeline_fo
     prompts = write_generate(tmp_path / "generate.csv", 2)
     settings: dict[str, Any] = {
         "images": 2, "steps": 2, "guidance": 2.0, "scheduler": "ddim", "batch_size": 2, "dtype": "float32", "compile": False,
-        "shards": 1,
     }  # fmt: skip
     refused(
         lambda: generate_images(
             prompts, None, tmp_path / "out/manifest.csv", tmp_path / "out/timing.json",
-            model=folder, revision=None, settings=settings, shard=0, seed=1, device="cpu", threads=1,
+            model=folder, revision=None, settings=settings, shard=(0, 1), seed=1, device="cpu", threads=1,
         ),
         tmp_path / "pipeline",
         str(folder),
