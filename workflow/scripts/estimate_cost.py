@@ -1,9 +1,7 @@
 """What the study will cost, as a page and on the terminal."""
 
-from pathlib import Path
-
 from histoprompt.costs import estimate_cost
-from histoprompt.job import job, say
+from histoprompt.job import job
 
 if __name__ == "__main__":
     with job(snakemake.log[0], "estimate_cost"):
@@ -20,4 +18,3 @@ if __name__ == "__main__":
             valid=snakemake.params.valid,
             sets=snakemake.params.sets,
         )
-        say(Path(snakemake.output[0]).read_text())

@@ -18,6 +18,7 @@ from histoprompt.diffusion import open_pipeline
 from histoprompt.embedding import embed, load_encoder
 from histoprompt.errors import InputError
 from histoprompt.files import atomic
+from histoprompt.job import say
 from histoprompt.markdown import markdown_table
 
 CARDS = {"RTX 4090": 165.0, "A100": 312.0, "H100": 989.0}  # dense bfloat16 TFLOP/s with float32 sums, by their maker
@@ -157,7 +158,7 @@ def estimate_cost(
     valid: int,
     sets: int,
 ) -> None:
-    """Write what a study's stages on a GPU compute, how long some cards take for it, and what it leaves on the disk.
+    """Write, and say, what a study's stages on a GPU compute, how long some cards take for it, and what it leaves on the disk.
 
     Parameters
     ----------
@@ -184,8 +185,10 @@ def estimate_cost(
             left_out[name] = error.found
     stages = list(stages_of(generator, counted, arms, train=train, valid=valid, sets=sets))
     disk = disk_of(generator, arms, train=train, valid=valid, resolution=resolution, patch_size=patch_size)
+    page = _page(study, stages, disk, left_out)
     with atomic(cost_md) as temporary:
-        temporary.write_text(_page(study, stages, disk, left_out))
+        temporary.write_text(page)
+    say(page)
 
 
 def _flop_of_encoder(encoder: Mapping[str, Any]) -> float:
