@@ -219,10 +219,13 @@ def test_images_are_compared_at_their_own_size(project, resolution, native, trai
 
 
 def rules_of_the_workflow():
-    """The text of every rule, by name."""
+    """The text of every rule, by name; a rule made from another has that one's text too."""
     text = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
-    blocks = re.split(r"^(?:rule|use rule) ", text, flags=re.MULTILINE)[1:]
-    return {re.match(r"\w+", block)[0]: block for block in blocks}
+    rules = {}
+    for block in re.split(r"^(?:use )?rule ", text, flags=re.MULTILINE)[1:]:
+        base, name = re.match(r"(\w+)(?: as (\w+))?", block).groups()
+        rules[name or base] = block if name is None else rules[base] + block
+    return rules
 
 
 def test_the_slurm_profile_says_which_rules_want_gpus():

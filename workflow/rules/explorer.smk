@@ -27,7 +27,7 @@ rule make_explorer:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=60,
     params:
         names=["real", *ARMS],

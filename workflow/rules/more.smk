@@ -24,7 +24,7 @@ rule plan_more_images:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         code=code_digest("plan_more_images"),
@@ -82,7 +82,7 @@ rule write_dataset_card:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         folder=folder_of_study,

@@ -305,7 +305,7 @@ rule estimate_cost:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
         runtime=30,
     params:
         model=config["generator"]["model"],
@@ -340,7 +340,7 @@ rule write_cards:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
         runtime=10,
     params:
         folder=folder_of_study,
@@ -408,7 +408,7 @@ rule write_report:
     conda:
         "../../envs/histoprompt.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
         runtime=30,
     params:
         folder=folder_of_study,
