@@ -59,7 +59,7 @@ def test_of_two_runs_of_a_study_the_second_is_refused_and_the_first_not_harmed(f
     first.send(signal.SIGSTOP)  # so that it is at work for as long as this takes
     second = project.run("--cores", "1", TRAINING, *STUDY, *force)
     assert second.returncode != 0 and "lock" in second.stdout
-    assert "Traceback" not in second.stdout and len(second.stdout.splitlines()) < 25
+    assert "Traceback" not in second.stdout and len(second.stdout.splitlines()) < 30
     # Whoever unlocks the folder all the same, as Snakemake says, is still kept off.
     assert project.run("--unlock", *STUDY).returncode == 0
     second = project.run("--cores", "1", TRAINING, *STUDY, *force)

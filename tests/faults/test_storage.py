@@ -16,8 +16,8 @@ from histoprompt.sampling import verify_model
 from histoprompt.sources import ImageTable
 
 STAGES = {
-    "generate_images": ("samples/morphology/0/manifest.csv", "samples/morphology/0/images"),
-    "encode_latents": ("latents/tiny/k3/train.npy", "latents/tiny/k3/valid.npy"),
+    "generate_images": ("samples/morphology/1-of-2/manifest.csv", "samples/morphology/1-of-2/images"),
+    "encode_latents": ("latents/tiny/k3/train.npy",),
     "make_phantom": ("patches/train.h5",),
     "finetune_diffusion": ("models/morphology/manifest.json", "models/morphology/pipeline"),
     "embed_images": ("embeddings/tiny/train.npy",),
@@ -125,7 +125,7 @@ def test_read_only_results_are_read_and_never_changed(bound: Unprivileged, finis
     result = bound.run("--cores", "1", *TARGETS, *STUDY, "--forcerun", "make_phantom")
     # Snakemake looks at the outputs before anything of ours begins.
     assert result.returncode != 0 and "Traceback" not in result.stdout
-    assert "Write-protected output files" in result.stdout and "results/mini/patches/test.h5" in result.stdout
+    assert "Write-protected output files" in result.stdout and "results/mini/" in result.stdout
     (results / "patches").chmod(0o755)
     for path in (results / "patches").iterdir():
         path.chmod(0o644)
