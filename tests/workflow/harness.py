@@ -28,11 +28,17 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.starts
 
 @dataclass
 class Run:
-    """A Snakemake in the background."""
+    """A Snakemake in the background, which ends with its block."""
 
     process: subprocess.Popen[bytes]
     log: Path
     mark: bytes
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
 
     def processes(self) -> list[int]:
         """Snakemake and all that it started, whatever group or session they are in: they inherit its environment."""
