@@ -35,7 +35,7 @@ demo: $(INSTALLED)
 
 # Two processes share the tests by file; each computes on one thread.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 $(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
