@@ -49,6 +49,7 @@ if workflow.is_main_process:
     remove_stale_locks(".snakemake/locks", Path("results").glob("*/.lock"))
 
 STUDY = config["study"]
+STUDY_FOLDER = str(workflow.modifier.modify_path(f"results/{STUDY}", "output"))  # wherever a module's prefix has put it
 SPLITS = ["train", "valid", "test"]
 ARMS = list(config["arms"])
 PATCH_SIZE, RESOLUTION = config["data"]["patch_size"], config["generator"]["resolution"]
@@ -457,15 +458,10 @@ def foundation_models(wildcards):
     ]
 
 
-def folder_of_study(wildcards, output):
-    """The study's folder, wherever a module's prefix has put it."""
-    folders = reversed(Path(output[0]).parents)
-    return next(str(folder) for folder in folders if folder.parts[-2:] == ("results", wildcards.study))
-
-
-def made_on_request(wildcards, output):
+def made_on_request(wildcards):
     """The files of the report that other targets make, where they are there, and when they were made."""
-    return files_on_request(folder_of_study(wildcards, output), wildcards.study, config["ablations"])
+    # Of a parameter computed from `output` Snakemake would not notice a change.
+    return files_on_request(STUDY_FOLDER, STUDY, config["ablations"])
 
 
 def wishes_of_request(wildcards):

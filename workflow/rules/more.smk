@@ -85,7 +85,7 @@ rule write_dataset_card:
         mem_mb=growing(1000),
         runtime=10,
     params:
-        folder=folder_of_study,
+        folder=STUDY_FOLDER,
         source=config["data"]["source"],
         sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
         generator=base_model(),

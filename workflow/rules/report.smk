@@ -343,7 +343,7 @@ rule write_cards:
         mem_mb=growing(1000),
         runtime=10,
     params:
-        folder=folder_of_study,
+        folder=STUDY_FOLDER,
         models=finetuned_models(),
         source=config["data"]["source"],
         sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
@@ -411,7 +411,7 @@ rule write_report:
         mem_mb=growing(2000),
         runtime=30,
     params:
-        folder=folder_of_study,
+        folder=STUDY_FOLDER,
         seed=config["seed"],
         source=config["data"]["source"],
         sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
