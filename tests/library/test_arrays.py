@@ -41,10 +41,11 @@ def test_gathered_shards_have_the_bytes_of_one_job(tmp_path: Path, cuts: list[in
     assert (tmp_path / "all.npy").read_bytes() == write(tmp_path / "whole.npy", ROWS).read_bytes()
 
 
-def test_a_single_shard_and_equal_arrays_take_no_space_of_their_own(tmp_path: Path) -> None:
+def test_what_is_gathered_is_no_link_to_a_shard_and_equal_arrays_are_one_file(tmp_path: Path) -> None:
     one = write(tmp_path / "one.npy", ROWS)
     gather_rows([one], tmp_path / "all.npy")
-    assert (tmp_path / "all.npy").stat().st_ino == one.stat().st_ino
+    assert (tmp_path / "all.npy").stat().st_ino != one.stat().st_ino
+    assert (tmp_path / "all.npy").read_bytes() == one.read_bytes()
 
     halves = [write(tmp_path / "a.npy", ROWS[:5]), write(tmp_path / "b.npy", ROWS[5:])]
     again = [tmp_path / "c.npy", tmp_path / "d.npy"]

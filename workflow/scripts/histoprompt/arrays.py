@@ -54,17 +54,13 @@ def write_rows(path: str | Path, parts: Iterable[npt.NDArray[Any]], *, shape: tu
 def gather_rows(parts_npy: Sequence[str | Path], path: str | Path) -> None:
     """Put the rows of several .npy files into one, in the order given, without holding them in memory.
 
-    A single part is linked: it takes no space.
+    A single part is copied, too, and not linked: Snakemake touches outputs one by one, and with a link to one of its inputs
+    another output of the same job would be older than that.
 
     Raises
     ------
     InputError : a part is damaged or cut off, or has rows of another shape or type than the first.
     """
-    if len(parts_npy) == 1:
-        _read_header(parts_npy[0])
-        with atomic(path) as temporary:
-            link(parts_npy[0], temporary)
-        return
     headers = [_read_header(part) for part in parts_npy]
     first = headers[0]
     for part, header in zip(parts_npy, headers, strict=True):
