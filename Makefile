@@ -1,4 +1,4 @@
-# make demo, make test, make lint, make lock, make clean. Everything is installed into .venv; after that nothing needs a network.
+# make demo, make test, make test-more, make lint, make lock, make clean. Everything is installed into .venv; after that nothing needs a network.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -9,14 +9,15 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CORES ?= all
 
-.PHONY: help install demo test lint lock clean
+.PHONY: help install demo test test-more lint lock clean
 
 help:
-	@echo "make demo   install, then run the demo study (results/demo/)"
-	@echo "make test   install, then lint and test"
-	@echo "make lint   install, then all static checks"
-	@echo "make lock   pin the newest versions (network)"
-	@echo "make clean  remove results and caches, after asking"
+	@echo "make demo        install, then run the demo study (results/demo/)"
+	@echo "make test        install, then lint and test"
+	@echo "make test-more   install, then test what takes minutes more: pages in a browser, kills, full disks"
+	@echo "make lint        install, then all static checks"
+	@echo "make lock        pin the newest versions (network)"
+	@echo "make clean       remove results and caches, after asking"
 
 # Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every job would spend ten
 # seconds on compiling its imports.
@@ -34,8 +35,12 @@ demo: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES)
 
 # Two processes share the tests by file; each computes on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 $(PYTEST)
+	$(PYTEST)
+
+test-more: $(INSTALLED)
+	$(PYTEST) tests/browser tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

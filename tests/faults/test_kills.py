@@ -4,8 +4,8 @@ import signal
 import time
 
 import numpy as np
-from conftest import EVERYTHING, STUDY, TARGETS, Finished
 from harness import digests
+from undisturbed import EVERYTHING, STUDY, TARGETS, Finished
 
 KILLS = 30 if EVERYTHING else 4
 TRAINING = "results/mini/models/morphology/manifest.json"

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import EVERYTHING, STUDY, TARGETS, Finished
 from harness import ENVIRONMENT, Project, digests
+from undisturbed import EVERYTHING, SECRETS, STUDY, TARGETS, Finished
 
 from histoprompt.files import read_csv
 from histoprompt.patches import PatchFile
@@ -183,8 +183,6 @@ def test_results_that_were_copied_elsewhere_are_complete(finished: Finished, tmp
 
 def test_no_secret_of_the_environment_is_written_anywhere(finished: Finished):
     """The undisturbed run had tokens in its environment."""
-    from conftest import SECRETS
-
     read = 0
     for path in finished.project.folder.rglob("*"):
         if path.is_file() and ("results" in path.parts or ".snakemake" in path.parts):
