@@ -85,11 +85,11 @@ localrules:
 
 
 onstart:
-    begin(STUDY)
+    begin()
 
 
 onsuccess:
-    print(closing_words(STUDY))
+    print(closing_words())
 
 
 onerror:

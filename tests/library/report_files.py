@@ -63,7 +63,7 @@ def write_judged_study(
         rows = [("all", "all", patches, 12), *(("label", word, patches // len(classes), 4) for word in classes)]
         rows += [("reason", "value_mean_below", patches, 0), ("reason", "hue_std_below", patches, 12)]
         _csv(folder / f"patches/{split}.dropped.csv", pd.DataFrame(rows, columns=["group", "name", "patches", "dropped"]))
-    _json(folder / "clusters/dino/k3/quality.json", {"test": {"nmi_slide": 0.02}})
+    _json(folder / "clusters/dino/k3/quality.json", {"test": {"nmi_morphology": None, "nmi_slide": 0.02}})
     _json(folder / "samples/vae.json", {"psnr_mean": 30.9})
     for name in images:
         value = distances[name]
@@ -91,9 +91,11 @@ def write_judged_study(
         table = pd.DataFrame({"label": labels, "cluster": labels, "prompt": [prompt.format(label=classes[i]) for i in labels]})
         _csv(folder / f"prompts/{name}.generate.csv", table)
         _csv(folder / f"prompts/{name}.train.csv", table)
-        _csv(folder / f"samples/{name}.csv", table)
+        _csv(folder / f"samples/{name}.csv", table.assign(file=[f"{name}/{i % 2 + 1}-of-2/images/{i}.png" for i in range(20)]))
         _csv(folder / f"samples/{name}/dataset/metadata.csv", table.assign(**{"class": [classes[i] for i in labels]}))
-        _json(folder / f"samples/{name}/0/timing.json", {"seconds": 95.7, "device": "CPU, 1 threads"})
+        # That of one shard is stale: these images were sampled in two.
+        for shard, seconds in {"1-of-2": 95.5, "2-of-2": 95.9, "1-of-1": 400.0}.items():
+            _json(folder / f"samples/{name}/{shard}/timing.json", {"seconds": seconds, "device": "CPU, 1 threads"})
     for name in tuned:
         manifest = {"seed": 5, "steps": 200, "settings": FINETUNE, "base": {"unet": "b", "vae": SHA}}
         _json(folder / f"models/{name}/manifest.json", manifest | {"pipeline": {"unet": SHA, "vae": SHA}})

@@ -31,8 +31,8 @@ from histoprompt.report.comparisons import (
 )
 from histoprompt.report.parts import files_on_request, parts_on_request
 from histoprompt.report.pictures import picture as encoded
-from histoprompt.report.text import html_of
-from histoprompt.report.write import and_list, duration, write_report
+from histoprompt.report.text import html_of, joined
+from histoprompt.report.write import duration, write_report
 
 FD = "FD-dino matched"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> `x` | {{ 7 * 7 }}"
@@ -120,6 +120,8 @@ def test_it_says_what_the_numbers_say(page: Page) -> None:
         "Near copies: 0.003 [0.002, 0.004]; of held-out patches 0.010. Authentic: 0.600 [0.570, 0.630]; of held-out",
         "Simulated readers, no people.",
         "no file",
+        "3 min CPU, 1 threads",  # of the shards of these images alone
+        "in the space of dino, with slides 0.02",  # nobody knows the true morphologies of real patches
     ):
         assert said in page.text, said
     assert page.text.index("beats label in FD-resnet") < page.text.index("beats label in FD-dino")  # the independent one first
@@ -295,4 +297,4 @@ def test_markdown_becomes_plain_html() -> None:
 
 def test_words_for_times_and_lists() -> None:
     assert [duration(s) for s in (0, 89, 100, 5400, 86400)] == ["0 s", "89 s", "2 min", "1.5 h", "24.0 h"]
-    assert [and_list(words) for words in ([], ["a"], ["a", "b"], "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert [joined(words) for words in ([], ["a"], ["a", "b"], "abc")] == ["", "a", "a and b", "a, b and c"]

@@ -218,12 +218,12 @@ def shard(wildcards):
     return int(number) - 1, int(shards)
 
 
-def shards_of(folder):
+def shards_of(pattern):
     """The files of all shards of the wildcards' image set, by a pattern with one `{shard}` in place of the shard."""
 
     def paths(wildcards):
-        gathered = gather.patches if wildcards.get("images") in SPLITS else gather.images
-        return gathered(folder.format(**wildcards, shard="{scatteritem}"))
+        gathered = gather.patches if wildcards.images in SPLITS else gather.images
+        return gathered(pattern.format(**wildcards, shard="{scatteritem}"))
 
     return paths
 
@@ -407,10 +407,10 @@ def finetuned_of_curves():
     return [arm for arm in CURVES if arm != "real" and arm_settings(config, arm)["finetune"] is not None]
 
 
-def begin(study):
+def begin():
     """Keep other runs off this study while this one is at work."""
     try:
-        hold_lock(Path("results") / study / ".lock")
+        hold_lock(Path(STUDY_FOLDER, ".lock"))
     except InputError as error:
         raise WorkflowError(str(error)) from None
 
@@ -421,15 +421,15 @@ def finetuned_models():
     return list(dict.fromkeys(arm["model"] for arm in settings if arm["finetune"] is not None))
 
 
-def base_model():
-    """The model that fine-tuning begins from, and what is in its files where it is a folder."""
-    entry = config["generator"]
-    return {key: entry[key] for key in ("model", "revision")} | {"digest": digest_of_folder(entry["model"])}
+def model_of(entry):
+    """A model of the study file, and what is in its folder; nothing for a hub id, which its revision pins."""
+    model, revision = entry["model"], entry["revision"]
+    return {"model": model, "revision": revision, "digest": model_digest(model) if Path(model).is_dir() else None}
 
 
-def digest_of_folder(model):
-    """What is in a model's folder; nothing for a hub id, which its revision pins."""
-    return model_digest(model) if Path(model).is_dir() else None
+def base_model(wildcards):
+    """The model that fine-tuning begins from."""
+    return model_of(config["generator"])
 
 
 def shown_arms():
@@ -445,17 +445,7 @@ def foundation_models(wildcards):
         used.setdefault(encoder, []).append("evaluation")
     entries = [("generator", "base of every arm", config["generator"])]
     entries += [(encoder, ", ".join(uses), config["encoders"][encoder]) for encoder, uses in used.items()]
-    return [
-        {
-            "name": name,
-            "use": use,
-            "model": entry["model"],
-            "revision": entry["revision"],
-            "digest": digest_of_folder(entry["model"]),
-            "missing": MISSING_ENCODERS.get(name),
-        }
-        for name, use, entry in entries
-    ]
+    return [{"name": name, "use": use, "missing": MISSING_ENCODERS.get(name)} | model_of(entry) for name, use, entry in entries]
 
 
 def made_on_request(wildcards):
@@ -474,9 +464,9 @@ def seed_of_more_images(wildcards):
     return seed_of_request(arm_settings(config, wildcards.arm)["image_seed"], wildcards.request)
 
 
-def closing_words(study):
+def closing_words():
     """What was found, what was made and where it is, once everything asked for is there."""
-    folder = Path("results") / study
+    folder = Path(STUDY_FOLDER)
     summary = folder / "summary.md"
     tables = summary.read_text().partition("\n- **Reference**")[0] if summary.exists() else ""
     places = {
@@ -486,7 +476,7 @@ def closing_words(study):
         "samples/*/dataset/README.md": "the synthetic images of every arm, with their cards",
         "models/*/README.md": "the fine-tuned models, with their cards",
     }
-    there = [f"  {folder / file!s:{len(study) + 40}}{what}" for file, what in places.items() if any(folder.glob(file))]
+    there = [f"  {folder / file!s:{len(STUDY) + 40}}{what}" for file, what in places.items() if any(folder.glob(file))]
     meaningful = [arm for arm in ARMS if config["arms"][arm]["prompts"] != "shuffled"] or ARMS
     lines = [
         tables,

@@ -44,15 +44,7 @@ use rule generate_images as generate_more_images with:
     benchmark:
         "results/{study}/benchmarks/generate_more_images/{arm}/{request}/{scatteritem}.tsv"
     params:
-        model=config["generator"]["model"],
-        revision=config["generator"]["revision"],
-        resolution=config["generator"]["resolution"],
-        settings=of_arm("sampling"),
         seed=seed_of_more_images,
-        shard=shard,
-        device=config["device"],
-        content=generator_digest,
-        code=code_digest("generate_images"),
 
 
 use rule export_dataset as export_more_images with:
@@ -88,7 +80,7 @@ rule write_dataset_card:
         folder=STUDY_FOLDER,
         source=config["data"]["source"],
         sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
-        generator=base_model(),
+        generator=base_model,
         settings=lambda wildcards: arm_settings(config, wildcards.arm),
         # No import leads to the cards' own texts.
         sources=model_digest(SCRIPTS / "histoprompt/hub_cards/templates"),

@@ -347,7 +347,7 @@ rule write_cards:
         models=finetuned_models(),
         source=config["data"]["source"],
         sizes={"patch": PATCH_SIZE, "generator": RESOLUTION},
-        generator=base_model(),
+        generator=base_model,
         arms={arm: arm_settings(config, arm) for arm in ARMS},
         images=["real", *ARMS],
         mixes=["real", *mixes_with(ARMS)],

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from histoprompt.encoders import INCEPTION, no_inception
 from histoprompt.errors import InputError
-from histoprompt.files import read_json, sha256, with_advice
+from histoprompt.files import check_digest, read_json, with_advice
 from histoprompt.reader_study.shares import check_shares
 from histoprompt.schedulers import check_scheduler
 from histoprompt.templates import PLACEHOLDERS, fill, names_cluster, template_of
@@ -148,16 +148,9 @@ def check_embedded(folder: Path) -> None:
     """Refuse an embedded model that is not the repository's: with damaged weights a study would run all the same."""
     manifest = Path(FOUNDATION) / "manifest.json"
     for name, expected in read_json(manifest).items():
-        file = Path(FOUNDATION) / name
-        if file.is_relative_to(folder):
-            found = f"SHA-256 {sha256(file)}" if file.is_file() else "no such file"
-            if found != f"SHA-256 {expected}":
-                raise InputError(
-                    file,
-                    found=found,
-                    expected=f"SHA-256 {expected}, as {manifest} says",
-                    remedy=f"`git checkout {FOUNDATION}`; for a model of your own, name another folder in the study file",
-                )
+        if (Path(FOUNDATION) / name).is_relative_to(folder):
+            remedy = f"`git checkout {FOUNDATION}`; for a model of your own, name another folder in the study file"
+            check_digest(Path(FOUNDATION) / name, expected, by=manifest, remedy=remedy)
 
 
 class _Checker:

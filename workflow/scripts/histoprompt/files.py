@@ -86,6 +86,13 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check_digest(path: str | Path, expected: str, *, by: str | Path, remedy: str) -> None:
+    """Refuse a file that is not there, or whose SHA-256 is not the one that the file `by` says."""
+    found = f"SHA-256 {sha256(path)}" if Path(path).is_file() else "no such file"
+    if found != f"SHA-256 {expected}":
+        raise InputError(path, found=found, expected=f"SHA-256 {expected}, as {by} says", remedy=remedy)
+
+
 def read_array(path: str | Path, *, mapped: bool = False) -> npt.NDArray[Any]:
     """An array from an .npy file, `mapped` into memory rather than read; one of pickled objects is refused, unread."""
     import numpy as np
@@ -139,6 +146,11 @@ def folder_manifest(folder: str | Path) -> dict[str, str]:
     """Relative path -> SHA-256 of every file below `folder`, in sorted order."""
     folder = Path(folder)
     return {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def changed_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> SHA-256 of the files of a fine-tuned model, by its manifest, that are not its base model's."""
+    return {name: digest for name, digest in manifest["pipeline"].items() if manifest["base"].get(name) != digest}
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

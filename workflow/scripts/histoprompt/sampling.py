@@ -38,7 +38,7 @@ from histoprompt.diffusion import (
     timing_report,
 )
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, read_csv, read_json, sha256, write_csv, write_json
+from histoprompt.files import atomic, check_digest, read_csv, read_json, write_csv, write_json
 from histoprompt.job import progress
 from histoprompt.schedulers import check_scheduler
 
@@ -213,14 +213,8 @@ def verify_model(manifest_json: str | Path) -> Path:
     """
     folder = Path(manifest_json).parent / "pipeline"
     for name, expected in dict(read_json(manifest_json)["pipeline"]).items():
-        found = sha256(folder / name) if (folder / name).is_file() else "no such file"
-        if found != expected:
-            raise InputError(
-                folder / name,
-                found=found if found == "no such file" else f"SHA-256 {found}",
-                expected=f"SHA-256 {expected}, as {manifest_json} says",
-                remedy=f"the model was changed after it was made: delete {manifest_json} and run the same command again",
-            )
+        remedy = f"the model was changed after it was made: delete {manifest_json} and run the same command again"
+        check_digest(folder / name, expected, by=manifest_json, remedy=remedy)
     return folder
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,44 @@ _LOWER_IS_BETTER = ("FD-", "KD-", "FID-", "KID-", "CMMD-")
 _WIDTH = 120  # characters of a line of text
 
 
+@dataclass(frozen=True)
+class Results:
+    """What a study's files say of its image sets, and of the classifier's training sets: reports by name."""
+
+    metrics: dict[str, dict[str, Any]]
+    tests: dict[str, dict[str, Any]]
+    copies: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path, images: Iterable[str], mixes: Iterable[str]) -> Results:
+        """The reports of these image sets and training sets, from the folder of the study's results."""
+        images = list(images)
+        return cls(
+            {name: read_json(folder / f"metrics/{name}.json") for name in images},
+            {mix: read_json(folder / f"classifier/{mix}.json") for mix in mixes},
+            {name: read_json(folder / f"copies/{name}.json") for name in images},
+        )
+
+    @property
+    def any_report(self) -> dict[str, Any]:
+        """The metrics of an image set, for what is the same in all."""
+        return next(iter(self.metrics.values()))
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """Name -> row of every image set, real patches and their round trips first."""
+        names = [name for name in FLOORS if name in self.metrics] + [name for name in self.metrics if name not in FLOORS]
+        return {
+            name: row_of(self.metrics[name], self.tests) | _over_seeds(name, self.tests) | copies_of(self.copies.get(name))
+            for name in names
+        }
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column of the rows, in the order of the tables."""
+        return list(dict.fromkeys(column for row in self.rows.values() for column in row))
+
+
 def summarise_study(
     metrics: Sequence[str | Path],
     classifiers: Sequence[str | Path],
@@ -54,22 +94,15 @@ def summarise_study(
     study : name of the study.
     titles : what an arm is called in `summary_md`, where it is not its name.
     """
-    reports = {report["name"]: report for report in map(read_json, metrics)}
-    tests = {report["mix"]: report for report in map(read_json, classifiers)}
-    found = {report["name"]: report for report in map(read_json, copies)}
-    rows = rows_of_study(reports, tests, found)
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    write_csv(summary_csv, pd.DataFrame([csv_row(name, reports[name]["images"], rows[name], columns) for name in rows]))
+    results = Results(
+        {report["name"]: report for report in map(read_json, metrics)},
+        {report["mix"]: report for report in map(read_json, classifiers)},
+        {report["name"]: report for report in map(read_json, copies)},
+    )
+    rows = [csv_row(name, results.metrics[name]["images"], row, results.columns) for name, row in results.rows.items()]
+    write_csv(summary_csv, pd.DataFrame(rows))
     with atomic(summary_md) as temporary:
-        temporary.write_text(_study_page(study, titles, reports, tests, found, rows, columns))
-
-
-def rows_of_study(
-    reports: Mapping[str, Mapping[str, Any]], tests: Mapping[str, Mapping[str, Any]], copies: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Row]:
-    """Name -> row of every image set, real patches and their round trips first; each argument is reports by name."""
-    names = [name for name in FLOORS if name in reports] + [name for name in reports if name not in FLOORS]
-    return {name: row_of(reports[name], tests) | _over_seeds(name, tests) | copies_of(copies.get(name)) for name in names}
+        temporary.write_text(_study_page(study, titles, results))
 
 
 def row_of(report: Mapping[str, Any], tests: Mapping[str, Mapping[str, Any]]) -> Row:
@@ -160,6 +193,14 @@ def copies_of(report: Mapping[str, Any] | None) -> Row:
     return {} if report is None else {_AUTHENTIC: report["authentic"], _NEAR: report["near_copies"]}
 
 
+def copies_of_held_out(report: Mapping[str, Any]) -> Row:
+    """The same of the held-out patches that the report compares with."""
+    return {
+        _AUTHENTIC: report["authentic_held_out"],
+        _NEAR: {"value": report["near_copies_held_out"], "low": None, "high": None},
+    }
+
+
 def csv_row(name: str, images: int, row: Row, columns: Iterable[str]) -> dict[str, Any]:
     """A row of a CSV table: name, images, each column with `low` and `high`, and notes on what is undefined."""
     flat: dict[str, Any] = {"name": name, "images": images}
@@ -180,19 +221,11 @@ def reasons(row: Row) -> list[tuple[str, str]]:
     return [(column, cell["reason"]) for column, cell in row.items() if "reason" in cell]
 
 
-def _study_page(
-    study: str,
-    titles: Mapping[str, str],
-    reports: Mapping[str, Mapping[str, Any]],
-    tests: Mapping[str, Mapping[str, Any]],
-    copies: Mapping[str, Mapping[str, Any]],
-    rows: Mapping[str, Row],
-    columns: Sequence[str],
-) -> str:
-    any_report = next(iter(reports.values()))
+def _study_page(study: str, titles: Mapping[str, str], results: Results) -> str:
+    reports, rows, columns = results.metrics, results.rows, results.columns
     lines = [f"# Study {study}", ""]
     for encoder, protocols in distinct_spaces(list(reports.values())).items():
-        lines += [f"## In the space of `{encoder}`" + _circular(encoder, any_report), ""]
+        lines += [f"## In the space of `{encoder}`" + _circular(encoder, results.any_report), ""]
         for protocol, twins in protocols.items():
             of_space = columns_of_space(columns, encoder, protocol)
             lines += [f"### {heading_of(protocol, twins)}", ""]
@@ -203,7 +236,7 @@ def _study_page(
     notes = notes_on(rows)
     if notes:
         lines += ["Undefined (–):", "", *notes, ""]
-    return "\n".join([*lines, *_legend(any_report, tests, copies), ""])
+    return "\n".join([*lines, *_legend(results.any_report, results.tests, results.copies), ""])
 
 
 def notes_on(rows: Mapping[str, Row]) -> list[str]:

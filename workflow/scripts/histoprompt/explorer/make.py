@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,7 @@ from histoprompt.intervals import Rows
 from histoprompt.job import progress
 from histoprompt.memorisation import check_count
 from histoprompt.metrics import check_width, load_features, nearest_centroid
-from histoprompt.pages import csp_hash, json_in_html, script_of
+from histoprompt.pages import assemble, json_in_html, text_of
 from histoprompt.patches import Images, PatchFile
 from histoprompt.resizing import resize_images
 from histoprompt.subset import COLUMNS, draw_sample
@@ -89,8 +86,8 @@ def make_explorer(
     for name, path in images.items():
         vectors = load_features(features[name])
         check_width(features[name], vectors, centroids_npy, centroids)
-        check_count(features[name], len(vectors), tables[name], len(read_csv(tables[name])))
         table = _read_table(path, tables[name], nearest.get(name))
+        check_count(features[name], len(vectors), tables[name], len(table))
         # Real patches keep the cluster that k-means gave them.
         table["found"] = table["cluster"] if name == REAL else nearest_centroid(vectors, centroids)
         table = table.iloc[draw_sample(len(table), MOST_IMAGES // len(images), seed=seed)]
@@ -171,24 +168,9 @@ def assemble_page(shown: Mapping[str, Any]) -> str:
     ----------
     shown : all that its program reads.
     """
-    text = json.loads((PAGE / "text.json").read_text(encoding="utf-8"))
-    style = (PAGE / "style.css").read_text(encoding="utf-8")
-    script = script_of(PAGE, _SCRIPTS)
+    title = text_of(PAGE)["title"].replace("{study}", shown["study"])
     # A file has no origin to be the same as, in some browsers: hence the scheme beside 'self'.
-    policy = (
-        f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; img-src 'self' file: data:; "
-        "connect-src 'none'; form-action 'none'; base-uri 'none'; require-trusted-types-for 'script'"
-    )
-    return Template((PAGE / "index.html").read_text(encoding="utf-8")).substitute(
-        language=html.escape(text["language"]),
-        title=html.escape(text["title"].replace("{study}", shown["study"])),
-        no_script=html.escape(text["no_script"]),
-        policy=policy,
-        style=style,
-        script=script,
-        text=json_in_html(text, indent=1),
-        data=json_in_html(shown),
-    )
+    return assemble(PAGE, _SCRIPTS, title=title, images="'self' file: data:", data=json_in_html(shown))
 
 
 def _read_table(images_h5: str | Path, table_csv: str | Path, nearest_csv: str | Path | None) -> pd.DataFrame:

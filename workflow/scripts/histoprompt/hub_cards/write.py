@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from histoprompt.files import atomic, read_csv, read_json
-from histoprompt.summary import Row, columns_of_space, distinct_spaces, rows_of_study, show_cell
+from histoprompt.files import atomic, changed_files, read_csv, read_json
+from histoprompt.summary import Results, columns_of_space, copies_of_held_out, distinct_spaces, show_cell
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SHOWN_PROMPTS = 100
@@ -53,23 +53,20 @@ def write_cards(
     """
     folder = Path(folder)
     shared = _shared(study, source, sizes, generator)
-    metrics = {name: read_json(folder / f"metrics/{name}.json") for name in images}
-    tests = {mix: read_json(folder / f"classifier/{mix}.json") for mix in mixes}
-    copies = {name: read_json(folder / f"copies/{name}.json") for name in images}
-    rows = rows_of_study(metrics, tests, copies)
-    judged = shared | {"reference": next(iter(metrics.values()))["reference"]}
+    results = Results.read(folder, images, mixes)
+    judged = shared | {"reference": results.any_report["reference"]}
     for model, path in model_cards.items():
         judges = model if model in arms else next(arm for arm, settings in arms.items() if settings["model"] == model)
         _write(
             path,
             "model.jinja",
-            judged | _model(folder, model, arms[judges]) | _scores(judges, rows, metrics, copies),
+            judged | _model(folder, model, arms[judges]) | _scores(judges, results),
             _model_header,
         )
     for arm, path in dataset_cards.items():
         table = read_csv(Path(path).with_name("metadata.csv"), ("label", "class", "cluster", "prompt"))
         about = {"name": f"{study} {arm}", "arm": arm, "settings": arms[arm], "more": None, "hdf5": code(f"samples/{arm}.h5")}
-        _write(path, "dataset.jinja", judged | about | _images(table) | _scores(arm, rows, metrics, copies), _dataset_header)
+        _write(path, "dataset.jinja", judged | about | _images(table) | _scores(arm, results), _dataset_header)
 
 
 def write_dataset_card(
@@ -95,7 +92,6 @@ def write_dataset_card(
     """
     table = read_csv(Path(card_md).with_name("metadata.csv"), ("label", "class", "cluster", "prompt"))
     metrics = {name: read_json(Path(folder) / f"metrics/{name}.json") for name in ("real", arm)}
-    rows = rows_of_study(metrics, {}, {})
     content = {
         **_shared(study, source, sizes, generator),
         "reference": metrics[arm]["reference"],
@@ -105,7 +101,7 @@ def write_dataset_card(
         "more": request,
         "hdf5": code(f"more/{arm}/{request}/{arm}-{request}.h5"),
     }
-    _write(card_md, "dataset.jinja", content | _images(table) | _scores(arm, rows, metrics, {}), _dataset_header)
+    _write(card_md, "dataset.jinja", content | _images(table) | _scores(arm, Results(metrics, {}, {})), _dataset_header)
 
 
 def _shared(study: str, source: str, sizes: Mapping[str, int], generator: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,9 +153,7 @@ def _model(folder: Path, model: str, settings: Mapping[str, Any]) -> dict[str, A
         "model": model,
         "settings": settings,
         "manifest": manifest,
-        "changed": [
-            (code(f"pipeline/{name}"), sha) for name, sha in manifest["pipeline"].items() if manifest["base"].get(name) != sha
-        ],
+        "changed": [(code(f"pipeline/{name}"), sha) for name, sha in changed_files(manifest).items()],
         "patches": len(table),
         "prompts": [code(prompt) for prompt in prompts[:_SHOWN_PROMPTS]],
         "all_prompts": len(prompts),
@@ -182,19 +176,14 @@ def _images(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _scores(name: str, rows: Mapping[str, Row], metrics: Mapping[str, Any], copies: Mapping[str, Any]) -> dict[str, Any]:
+def _scores(name: str, results: Results) -> dict[str, Any]:
     """Every defined value of an image set beside that of real patches; spaces that repeat another are left out."""
-    row = rows.get(name, {})
-    floors = dict(rows["real"])
-    if name in copies:  # real training patches are copies of themselves
-        held_out = copies[name]["near_copies_held_out"]
-        floors |= {
-            "authentic": copies[name]["authentic_held_out"],
-            "near copies": {"value": held_out, "low": None, "high": None},
-        }
+    row, floors = results.rows.get(name, {}), results.rows["real"]
+    if name in results.copies:  # real training patches are copies of themselves
+        floors = floors | copies_of_held_out(results.copies[name])
     repeated = {
         column
-        for encoder, protocols in distinct_spaces(list(metrics.values())).items()
+        for encoder, protocols in distinct_spaces(list(results.metrics.values())).items()
         for twins in protocols.values()
         for twin in twins
         for column in columns_of_space(row, encoder, twin)

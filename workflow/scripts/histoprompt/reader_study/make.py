@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy.typing as npt
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_json
 from histoprompt.metrics import load_features, nearest_centroid
-from histoprompt.pages import csp_hash, json_in_html, script_of
+from histoprompt.pages import assemble, json_in_html, text_of
 from histoprompt.patches import Images, Labels, PatchFile
 from histoprompt.reader_study.shares import check_shares
 from histoprompt.sources import ImageSource, ImageTable
@@ -195,24 +193,15 @@ def assemble_page(shown: Mapping[str, Any], pixels: bytes) -> tuple[str, str]:
     shown : what the page's program reads: names, numbers, order, nothing of the answers to be given.
     pixels : of all images, in the order of `shown["images"]`: rows of red, green and blue bytes.
     """
-    text = json.loads((PAGE / "text.json").read_text(encoding="utf-8"))
+    text = text_of(PAGE)
     digest = hashlib.sha256(json.dumps([shown, text], sort_keys=True).encode())
     digest.update(pixels)
     page = digest.hexdigest()[:16]
-    style = (PAGE / "style.css").read_text(encoding="utf-8")
-    script = script_of(PAGE, _SCRIPTS)
-    policy = (
-        f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(style)}'; img-src data: blob:; "
-        "connect-src 'none'; form-action 'none'; base-uri 'none'; require-trusted-types-for 'script'"
-    )
-    content = Template((PAGE / "index.html").read_text(encoding="utf-8")).substitute(
-        language=html.escape(text["language"]),
-        title=html.escape(text["title"]),
-        no_script=html.escape(text["no_script"]),
-        policy=policy,
-        style=style,
-        script=script,
-        text=json_in_html(text, indent=1),
+    content = assemble(
+        PAGE,
+        _SCRIPTS,
+        title=text["title"],
+        images="data: blob:",
         study=json_in_html({"page": page, **shown}),
         pixels=base64.b64encode(pixels).decode(),
     )

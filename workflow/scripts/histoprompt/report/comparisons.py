@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from histoprompt.intervals import mean_interval
+from histoprompt.report.text import joined
 from histoprompt.summary import Row, digits_of, lower_is_better, show_cell
 
 BETTER, WORSE, EVEN = "better", "worse", "no difference"
@@ -45,6 +46,9 @@ class Replicated:
     below: int
     above: int
     seeds: int
+
+
+F = TypeVar("F", Finding, Replicated)
 
 
 def baselines_of(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -121,33 +125,36 @@ def sentence(arm: str, baseline: str, findings: Sequence[Finding]) -> str:
     """What the findings of an arm against a baseline say."""
     if not findings:
         return f"Nothing that {arm} and {baseline} can be compared by is defined."
-    by = {verdict: [finding for finding in findings if finding.verdict == verdict] for verdict in (BETTER, WORSE, EVEN)}
-    clauses = []
-    if by[BETTER]:
-        clauses.append(f"{arm} beats {baseline} in {_listed(by[BETTER])}: intervals apart")
-    if by[WORSE]:
-        begin = "It is worse" if clauses else f"{arm} does not beat {baseline}: it is worse"
-        clauses.append(f"{begin} in {_listed(by[WORSE])}: intervals apart")
-    if by[EVEN]:
-        begin = "No difference shows" if clauses else f"{arm} cannot be told from {baseline}: no difference shows"
-        values = [f"{f.measure} ({_value(f.one)} against {_value(f.other)})" for f in by[EVEN]]
-        clauses.append(f"{begin} in {_join(values)}: intervals overlap")
-    return ". ".join(clauses) + "."
+    clauses = _clauses(arm, baseline, findings, _described)
+    said = [clause + (": intervals overlap" if verdict == EVEN else ": intervals apart") for verdict, clause in clauses]
+    return ". ".join([said[0], *(clause[0].upper() + clause[1:] for clause in said[1:])]) + "."
 
 
 def replicated_sentence(arm: str, baseline: str, findings: Sequence[Replicated]) -> str:
     """What the trainings with several seeds say of an arm against a baseline."""
-    by = {verdict: [finding for finding in findings if finding.verdict == verdict] for verdict in (BETTER, WORSE, EVEN)}
-    clauses = []
-    if by[BETTER]:
-        clauses.append(f"{arm} beats {baseline} in {_join([_paired(finding) for finding in by[BETTER]])}")
-    if by[WORSE]:
-        begin = "it is worse" if clauses else f"{arm} does not beat {baseline}: it is worse"
-        clauses.append(f"{begin} in {_join([_paired(finding) for finding in by[WORSE]])}")
-    if by[EVEN]:
-        begin = "no difference shows" if clauses else f"{arm} cannot be told from {baseline}: no difference shows"
-        clauses.append(f"{begin} in {_join([_paired(finding) for finding in by[EVEN]])}")
+    clauses = [clause for _, clause in _clauses(arm, baseline, findings, _paired)]
     return f"Over {findings[0].seeds} trainings {'; '.join(clauses)}."
+
+
+def _clauses(arm: str, baseline: str, findings: Sequence[F], describe: Callable[[F], str]) -> list[tuple[str, str]]:
+    """Verdict and clause: in what the arm is better, in what it is worse, and where no difference shows."""
+    openings = {
+        BETTER: ("", f"{arm} beats {baseline}"),
+        WORSE: (f"{arm} does not beat {baseline}: ", "it is worse"),
+        EVEN: (f"{arm} cannot be told from {baseline}: ", "no difference shows"),
+    }
+    clauses: list[tuple[str, str]] = []
+    for verdict, (first, opening) in openings.items():
+        found = [describe(finding) for finding in findings if finding.verdict == verdict]
+        if found:
+            clauses.append((verdict, f"{'' if clauses else first}{opening} in {joined(found)}"))
+    return clauses
+
+
+def _described(finding: Finding) -> str:
+    if finding.verdict == EVEN:
+        return f"{finding.measure} ({_value(finding.one)} against {_value(finding.other)})"
+    return f"{finding.measure} ({finding.one} against {finding.other}, {finding.difference})"
 
 
 def _paired(finding: Replicated) -> str:
@@ -175,14 +182,14 @@ def headline(measure: str, baseline: str, rows: Mapping[str, Row]) -> str:
     rest = [f"{name} ({finding.one})" for name, finding in found.items() if finding.verdict != BETTER]
     other = next(iter(found.values())).other
     if not beat:
-        return f"Nothing beats {baseline} in {measure} ({other}): not {_join(rest, 'nor')}."
+        return f"Nothing beats {baseline} in {measure} ({other}): not {joined(rest, 'nor')}."
     if len(beat) == 1:
         name, only = next(iter(beat.items()))
         said = f"{name} beats {baseline} in {measure}: {only.one} against {other}, {only.difference}"
     else:
         values = [f"{name} {finding.one}, {finding.difference}" for name, finding in beat.items()]
-        said = f"{_join(list(beat))} beat {baseline} in {measure} ({other}): {'; '.join(values)}"
-    return said + (f"; {_join(rest)} {'does' if len(rest) == 1 else 'do'} not." if rest else ".")
+        said = f"{joined(list(beat))} beat {baseline} in {measure} ({other}): {'; '.join(values)}"
+    return said + (f"; {joined(rest)} {'does' if len(rest) == 1 else 'do'} not." if rest else ".")
 
 
 def _verdict(below: bool, above: bool, measure: str) -> str:
@@ -201,11 +208,3 @@ def _signed(value: float, digits: int) -> str:
 
 def _value(cell: str) -> str:
     return cell.partition(" ")[0]
-
-
-def _listed(findings: Sequence[Finding]) -> str:
-    return _join([f"{f.measure} ({f.one} against {f.other}, {f.difference})" for f in findings])
-
-
-def _join(words: Sequence[str], last: str = "and") -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

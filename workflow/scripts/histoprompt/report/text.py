@@ -1,11 +1,19 @@
-"""The project's own Markdown as a part of an HTML page."""
+"""Texts of the report: words that are joined, and the project's own Markdown as a part of an HTML page."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 _DEEPEST = 6
+
+
+def joined(words: Iterable[object], last: str = "and") -> str:
+    """Words with commas, and with the last of them an `and`."""
+    every = [str(word) for word in words]
+    return f" {last} ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 
 def html_of(markdown: str, *, level: int, drop_title: bool = True) -> Markup:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from histoprompt.files import atomic, read_csv, read_json
+from histoprompt.files import atomic, changed_files, read_csv, read_json
+from histoprompt.pages import csp_hash
 from histoprompt.report.comparisons import (
     BETTER,
     EVEN,
@@ -32,16 +30,17 @@ from histoprompt.report.comparisons import (
 from histoprompt.report.losses import draw_losses
 from histoprompt.report.parts import is_older, is_there, parts_on_request
 from histoprompt.report.pictures import picture
-from histoprompt.report.text import html_of
+from histoprompt.report.text import html_of, joined
 from histoprompt.summary import (
     FLOORS,
-    Row,
+    Results,
     columns_of_space,
     columns_of_use,
+    copies_of,
+    copies_of_held_out,
     distinct_spaces,
     heading_of,
     notes_on,
-    rows_of_study,
     show_cell,
 )
 
@@ -103,20 +102,6 @@ _GLOSSARY = (
 _MARKS = {BETTER: "▲ better", WORSE: "▼ worse", EVEN: "≈ no difference"}
 
 
-@dataclass(frozen=True)
-class _Results:
-    """What the study's files say, by image set or by the classifier's training set."""
-
-    metrics: dict[str, dict[str, Any]]
-    tests: dict[str, dict[str, Any]]
-    copies: dict[str, dict[str, Any]]
-    rows: dict[str, Row]
-
-    @property
-    def any_report(self) -> dict[str, Any]:
-        return next(iter(self.metrics.values()))
-
-
 def write_report(
     folder: str | Path,
     report_html: str | Path,
@@ -159,7 +144,7 @@ def write_report(
     on_request : files of `parts.parts_on_request` that may be shown.
     """
     folder = Path(folder)
-    results = _read_results(folder, images, mixes)
+    results = Results.read(folder, images, mixes)
     tuned = list(dict.fromkeys(arm["model"] for arm in arms.values() if arm["finetune"] is not None))
     draw_losses({model: folder / f"models/{model}/history.csv" for model in tuned}, losses_png)
     shown = set(on_request)
@@ -184,7 +169,7 @@ def write_report(
     style = (PAGE / "style.css").read_text(encoding="utf-8")
     content = {
         "style": Markup(style),
-        "policy": f"default-src 'none'; style-src '{_csp_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
+        "policy": f"default-src 'none'; style-src '{csp_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
         "study": study,
         "seed": seed,
         "source": source,
@@ -233,13 +218,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    filters: dict[str, Callable[..., str]] = {"count": lambda n: f"{n:,}", "duration": duration, "and_list": and_list}
+    filters: dict[str, Callable[..., str]] = {"count": lambda n: f"{n:,}", "duration": duration, "and_list": joined}
     environment.filters |= filters
     return environment
-
-
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def duration(seconds: float) -> str:
@@ -249,19 +230,6 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def and_list(words: Iterable[object]) -> str:
-    """Words with commas, and an `and` before the last."""
-    every = [str(word) for word in words]
-    return " and ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
-
-
-def _read_results(folder: Path, images: Iterable[str], mixes: Iterable[str]) -> _Results:
-    metrics = {name: read_json(folder / f"metrics/{name}.json") for name in images}
-    copies = {name: read_json(folder / f"copies/{name}.json") for name in metrics}
-    tests = {mix: read_json(folder / f"classifier/{mix}.json") for mix in mixes}
-    return _Results(metrics, tests, copies, rows_of_study(metrics, tests, copies))
 
 
 def _data(folder: Path) -> dict[str, Any]:
@@ -283,8 +251,9 @@ def _data(folder: Path) -> dict[str, Any]:
 
 def _arm(folder: Path, name: str, arm: Mapping[str, Any]) -> dict[str, Any]:
     prompts = read_csv(folder / f"prompts/{name}.generate.csv", ("prompt", "label"))
-    sampled = [read_json(path) for path in sorted((folder / f"samples/{name}").glob("*/timing.json"))]
-    seconds = sum(timing["seconds"] for timing in sampled)
+    files = read_csv(folder / f"samples/{name}.csv", ("file",))["file"]
+    shards = sorted({Path(file).parents[1] for file in files})  # not those that other numbers of shards have left
+    sampled = [read_json(folder / "samples" / shard / "timing.json") for shard in shards]
     trained = read_json(folder / f"models/{arm['model']}/timing.json") if arm["finetune"] is not None else None
     return {
         "name": name,
@@ -294,27 +263,26 @@ def _arm(folder: Path, name: str, arm: Mapping[str, Any]) -> dict[str, Any]:
         "images": len(prompts),
         "prompts": prompts["prompt"].nunique(),
         "example": prompts["prompt"].iloc[min(1, len(prompts) - 1)],
-        "sampling_seconds": seconds,
+        "sampling_seconds": sum(timing["seconds"] for timing in sampled),
         "training_seconds": trained["seconds"] if trained else None,
-        "device": and_list(dict.fromkeys(timing["device"] for timing in sampled)),
+        "device": joined(dict.fromkeys(timing["device"] for timing in sampled)),
     }
 
 
 def _finetuned(folder: Path, model: str) -> dict[str, Any]:
     """The files of a model that its training changed."""
     manifest = read_json(folder / f"models/{model}/manifest.json")
-    changed = {name: sha for name, sha in manifest["pipeline"].items() if manifest["base"].get(name) != sha}
-    return {"name": model, "seed": manifest["seed"], "steps": manifest["steps"], "changed": changed}
+    return {"name": model, "seed": manifest["seed"], "steps": manifest["steps"], "changed": changed_files(manifest)}
 
 
 def _copies(report: Mapping[str, Any]) -> dict[str, str]:
     """Shares of copies and of authentic images, and the same of held-out patches."""
-    near_held_out = {"value": report["near_copies_held_out"], "low": None, "high": None}
+    own, held_out = copies_of(report), copies_of_held_out(report)
     return {
-        "near": show_cell(report["near_copies"], "near copies"),
-        "near_held_out": show_cell(near_held_out, "near copies"),
-        "authentic": show_cell(report["authentic"], "authentic"),
-        "authentic_held_out": show_cell(report["authentic_held_out"], "authentic"),
+        "near": show_cell(own["near copies"], "near copies"),
+        "near_held_out": show_cell(held_out["near copies"], "near copies"),
+        "authentic": show_cell(own["authentic"], "authentic"),
+        "authentic_held_out": show_cell(held_out["authentic"], "authentic"),
         "why": report["near_copies"].get("reason", ""),
     }
 
@@ -345,8 +313,8 @@ def _times(folder: Path) -> dict[str, Any]:
     return {"rules": longest, "total": total}
 
 
-def _tables(results: _Results, arms: Mapping[str, Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    columns = list(dict.fromkeys(column for row in results.rows.values() for column in row))
+def _tables(results: Results, arms: Mapping[str, Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    columns = results.columns
     encoder_of_clusters = results.any_report["morphology_encoder"]
     for encoder, protocols in distinct_spaces(list(results.metrics.values())).items():
         about = (
@@ -365,7 +333,7 @@ def _tables(results: _Results, arms: Mapping[str, Mapping[str, Any]]) -> Iterabl
     yield {"title": "Prompts, use and copies", "heading": "", **_table(results, arms, of_use)}
 
 
-def _table(results: _Results, arms: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> dict[str, Any]:
+def _table(results: Results, arms: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> dict[str, Any]:
     body = []
     for name, row in results.rows.items():
         cells = [show_cell(row.get(column), column).partition(" ") for column in columns]
@@ -381,16 +349,15 @@ def _table(results: _Results, arms: Mapping[str, Mapping[str, Any]], columns: Ma
     return {"head": list(columns.values()), "body": body}
 
 
-def _headline_measures(results: _Results) -> list[str]:
+def _headline_measures(results: Results) -> list[str]:
     """Fréchet distances of every encoder as the protocol named first sees it, what prompts ask for, and what it is good for."""
     protocol = next(iter(results.any_report["protocols"]))
-    names = dict.fromkeys(column for row in results.rows.values() for column in row)
-    distances = [name for name in names if name.startswith(("FD-", "FID-")) and name.endswith(f" {protocol}")]
+    distances = [name for name in results.columns if name.startswith(("FD-", "FID-")) and name.endswith(f" {protocol}")]
     return [*distances, "prompt fidelity", "AUC alone", "AUC with real"]
 
 
 def _headlines(
-    results: _Results, arms: Mapping[str, Mapping[str, Any]], baselines: Sequence[str], circular: str
+    results: Results, arms: Mapping[str, Mapping[str, Any]], baselines: Sequence[str], circular: str
 ) -> list[dict[str, Any]]:
     rows = {name: results.rows[name] for name in arms}
     distances = [name for name in _headline_measures(results) if name.startswith(("FD-", "FID-"))]
@@ -403,7 +370,7 @@ def _headlines(
     return sorted(found, key=lambda line: bool(line["circular"]))
 
 
-def _comparisons(results: _Results, arms: Mapping[str, Mapping[str, Any]], baselines: Sequence[str]) -> list[dict[str, Any]]:
+def _comparisons(results: Results, arms: Mapping[str, Mapping[str, Any]], baselines: Sequence[str]) -> list[dict[str, Any]]:
     """Every arm against every baseline: a sentence, and a verdict a measure."""
     measures = _headline_measures(results)
     found = []
@@ -424,7 +391,7 @@ def _comparisons(results: _Results, arms: Mapping[str, Mapping[str, Any]], basel
 
 
 def _replicated(
-    replicates_csv: Path, arms: Mapping[str, Mapping[str, Any]], baselines: Sequence[str], results: _Results
+    replicates_csv: Path, arms: Mapping[str, Mapping[str, Any]], baselines: Sequence[str], results: Results
 ) -> list[str]:
     table = read_csv(replicates_csv, ("arm", "seed", "metric", "value"))
     table = table.assign(value=pd.to_numeric(table["value"], errors="coerce")).dropna(subset=["value"])
@@ -441,7 +408,6 @@ def _replicated(
     return sentences
 
 
-def _glossary(results: _Results) -> list[tuple[str, str]]:
+def _glossary(results: Results) -> list[tuple[str, str]]:
     """A plain sentence for every metric that the tables hold."""
-    columns = {column for row in results.rows.values() for column in row}
-    return [(term, text) for term, begins, text in _GLOSSARY if any(column.startswith(begins) for column in columns)]
+    return [(term, text) for term, begins, text in _GLOSSARY if any(column.startswith(begins) for column in results.columns)]
