@@ -120,7 +120,7 @@ def test_it_says_what_the_numbers_say(page: Page) -> None:
         "Near copies: 0.003 [0.002, 0.004]; of held-out patches 0.010. Authentic: 0.600 [0.570, 0.630]; of held-out",
         "Simulated readers, no people.",
         "no file",
-        "3 min CPU, 1 threads",  # of the shards of these images alone
+        "3 minCPU, 1 threads",  # of the shards of these images alone
         "in the space of dino, with slides 0.02",  # nobody knows the true morphologies of real patches
     ):
         assert said in page.text, said
