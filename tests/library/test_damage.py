@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from runs import Stopped, content, run, write_inputs
 
+from histoprompt.arrays import gather_each, write_rows
+from histoprompt.clustering import read_kept
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, check_seal, seal, sha256
+from histoprompt.metrics import load_features
 from histoprompt.training.trainer import Trainer
 
 
@@ -84,6 +87,22 @@ def test_damaged_latents_are_refused_before_training(how: str, pipeline_folder: 
     assert caught.value.where == str(latents) and sha256(latents) in caught.value.found
     assert "train.npy.sha256" in caught.value.expected and "delete it" in caught.value.remedy
     assert not (tmp_path / "arm").exists() and not (tmp_path / "arm-state").exists()
+
+
+@pytest.mark.parametrize("read", ["for distances", "for clusters"])
+def test_features_are_sealed_when_they_are_gathered_and_damage_is_named(read: str, tmp_path: Path) -> None:
+    features, kept = tmp_path / "train.npy", tmp_path / "kept.csv"
+    write_rows(tmp_path / "part.npy", [np.ones((40, 8), np.float32)], shape=(40, 8), dtype=np.float32)
+    kept.write_text("id,label,kept\n" + "".join(f"{i},{i % 2},1\n" for i in range(40)))
+    linked = tmp_path / "same.npy"
+    gather_each([[tmp_path / "part.npy"]] * 2, [features, linked])
+    for path in (features, linked):
+        load_features(path) if read == "for distances" else read_kept(path, kept)
+    flip(features)  # one file under two names
+    for path in (features, linked):
+        with pytest.raises(InputError) as caught:
+            load_features(path) if read == "for distances" else read_kept(path, kept)
+        assert caught.value.where == str(path) and sha256(path) in caught.value.found and "delete it" in caught.value.remedy
 
 
 def test_a_seal_is_what_sha256sum_reads(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def write_rows(path: str | Path, parts: Iterable[npt.NDArray[Any]], *, shape: tu
 
 
 def gather_rows(parts_npy: Sequence[str | Path], path: str | Path) -> None:
-    """Put the rows of several .npy files into one, in the order given, without holding them in memory.
+    """Put the rows of several .npy files into one, in the order given, without holding them in memory, and seal it.
 
     A single part is copied, too, and not linked: Snakemake touches outputs one by one, and with a link to one of its inputs
     another output of the same job would be older than that.
@@ -76,6 +76,7 @@ def gather_rows(parts_npy: Sequence[str | Path], path: str | Path) -> None:
             with open(part, "rb") as source:
                 source.seek(header.offset)
                 shutil.copyfileobj(source, stream, 2**24)
+    seal(path)
 
 
 def gather_each(parts_npy: Sequence[Sequence[str | Path]], paths: Sequence[str | Path]) -> None:
@@ -93,6 +94,7 @@ def gather_each(parts_npy: Sequence[Sequence[str | Path]], paths: Sequence[str |
         if content in made:
             with atomic(path) as temporary:
                 link(made[content], temporary)
+            seal(path)
         else:
             gather_rows(parts, path)
             made[content] = path
@@ -101,7 +103,7 @@ def gather_each(parts_npy: Sequence[Sequence[str | Path]], paths: Sequence[str |
 def gather_latents(
     parts_npy: Sequence[str | Path], parts_csv: Sequence[str | Path], latents_npy: str | Path, rows_csv: str | Path
 ) -> None:
-    """Put the shards of `latents.encode_latents` together, in their order, as if one job had made them, and seal the latents.
+    """Put the shards of `latents.encode_latents` together, in their order, as if one job had made them.
 
     Raises
     ------
@@ -110,7 +112,6 @@ def gather_latents(
     import pandas as pd  # takes longer than all else here, and features have no table
 
     gather_rows(parts_npy, latents_npy)
-    seal(latents_npy)
     write_csv(rows_csv, pd.concat([read_csv(part, ("row",)) for part in parts_csv]))
 
 

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from histoprompt.errors import InputError
 from histoprompt.figures import draw_sweep
-from histoprompt.files import atomic, read_array, read_csv, write_csv, write_json
+from histoprompt.files import atomic, check_seal_if_any, read_array, read_csv, write_csv, write_json
 from histoprompt.job import progress
 from histoprompt.subset import keyed_generator
 
@@ -243,6 +243,7 @@ def sweep_clusters(
 
 def read_kept(embeddings_npy: str | Path, kept_csv: str | Path) -> tuple[Features, pd.DataFrame]:
     """Features (n, d) of the kept patches and their `row,id,label`; `attrs["patches"]` is the number before the filter."""
+    check_seal_if_any(embeddings_npy)
     features = read_array(embeddings_npy, mapped=True)
     table = read_csv(kept_csv, ("id", "label", "kept"))
     _check_length(kept_csv, len(table), len(features))

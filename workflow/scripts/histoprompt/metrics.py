@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.linalg import LinAlgError, eigvalsh
 
 from histoprompt.errors import InputError
-from histoprompt.files import read_array, read_csv, write_json
+from histoprompt.files import check_seal_if_any, read_array, read_csv, write_json
 from histoprompt.intervals import Floats, Rows, half_sample_interval, half_samples, wilson_interval
 
 Features = npt.NDArray[np.float32]
@@ -655,6 +655,7 @@ def load_features(path: str | Path) -> Features:
 
 def _read_features(path: str | Path) -> Features:
     remedy = "delete it and run the same command again"
+    check_seal_if_any(path)
     features = read_array(path)
     if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating) or 0 in features.shape:
         found = f"an array of shape {features.shape}, dtype {features.dtype}"
