@@ -92,5 +92,9 @@ onsuccess:
     print(closing_words())
 
 
+# Snakemake has no hook for it.
+atexit.register(words_of_dry_run)
+
+
 onerror:
     print(how_to_go_on(log))

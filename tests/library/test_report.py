@@ -21,6 +21,7 @@ from PIL import Image
 from report_files import ARMS, DISTANCES, arm, cell, picture, write_judged_study, write_parts_on_request
 from scipy import stats
 
+from histoprompt.job import duration
 from histoprompt.report.comparisons import (
     baselines_of,
     compare,
@@ -32,7 +33,7 @@ from histoprompt.report.comparisons import (
 from histoprompt.report.parts import files_on_request, parts_on_request
 from histoprompt.report.pictures import picture as encoded
 from histoprompt.report.text import html_of, joined
-from histoprompt.report.write import duration, write_report
+from histoprompt.report.write import write_report
 
 FD = "FD-dino matched"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> `x` | {{ 7 * 7 }}"

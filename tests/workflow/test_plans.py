@@ -89,6 +89,20 @@ def test_an_ablations_arm_has_replicates(project):
     assert {job for job in jobs if job.startswith("finetune")} == {"finetune_diffusion morphology-seed3"}
 
 
+def test_a_dry_run_that_would_train_says_what_that_costs(project):
+    command = "snakemake --cores 1 estimate --configfile config/small.yaml"
+    study = project.edit("small.yaml", small)
+    assert project.run("-n", "--configfile", study).stdout.splitlines()[-1].endswith(f"in disk: {command}")
+    assert command not in project.run("-n", "results/small/patches/train.h5", "--configfile", study).stdout
+    made = project.run("--cores", "1", "estimate", "--configfile", study)
+    assert made.returncode == 0, made.stdout
+    last = project.run("-n", "--configfile", study).stdout.splitlines()[-1]
+    assert re.match(r"In all .* on one A100.* GiB of disk at most\. Estimated on 20\d\d-", last) and last.endswith(
+        f"again: {command}"
+    )
+    assert "Traceback" not in project.run("-n", "nowhere", "--configfile", study).stdout
+
+
 def test_more_images_train_nothing_more(project):
     jobs = project.planned("results/demo/more/morphology/500-b/dataset/README.md")
     assert {job.split()[0] for job in jobs} >= {"plan_more_images", "generate_more_images", "export_more_images"}

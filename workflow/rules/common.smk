@@ -1,6 +1,8 @@
+import atexit
 import os
 import re
 import sys
+from datetime import datetime
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -486,6 +488,26 @@ def closing_words():
         f"More images: snakemake --cores all {folder}/more/{meaningful[-1]}/500/dataset/README.md",
     ]
     return "\n".join(lines)
+
+
+def words_of_dry_run():
+    """What a dry run ends with where models would be trained or sampled: what the study will cost, or how to know."""
+    if not workflow.is_main_process or not workflow.dryrun:
+        return
+    planned = {job.rule.name for job in workflow.dag.jobs if workflow.dag.needrun(job)}
+    if planned & {"finetune_diffusion", "generate_images"}:
+        estimate = Path(STUDY_FOLDER, "cost.md")
+        files = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
+        command = " ".join(["snakemake --cores 1 estimate", *(["--configfile", *files] if files else [])])
+        if estimate.is_file():
+            print(f"{estimate.read_text().splitlines()[2]} Estimated on {time_of(estimate)}; again: {command}")
+        else:
+            print(f"What the whole study will cost, in hours of a GPU and in disk: {command}")
+
+
+def time_of(file):
+    """When a file was written, to the minute."""
+    return datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 
 
 def how_to_go_on(log):

@@ -18,7 +18,7 @@ from histoprompt.diffusion import open_pipeline
 from histoprompt.embedding import embed, load_encoder
 from histoprompt.errors import InputError
 from histoprompt.files import atomic
-from histoprompt.job import say
+from histoprompt.job import duration, say
 from histoprompt.markdown import markdown_table
 
 CARDS = {"RTX 4090": 165.0, "A100": 312.0, "H100": 989.0}  # dense bfloat16 TFLOP/s with float32 sums, by their maker
@@ -200,8 +200,11 @@ def _flop_of_encoder(encoder: Mapping[str, Any]) -> float:
 
 
 def _page(study: str, stages: list[Stage], disk: Mapping[str, float], left_out: Mapping[str, str]) -> str:
+    def seconds(flop: float) -> list[float]:
+        return [flop / (rate * 1e12 * UTILISATION) for rate in CARDS.values()]
+
     def hours(flop: float) -> list[str]:
-        return [f"{flop / (rate * 1e12 * UTILISATION) / 3600:.2g}" for rate in CARDS.values()]
+        return [f"{time / 3600:.2g}" for time in seconds(flop)]
 
     def work(stage: Stage) -> float:
         return stage.images * stage.flop
@@ -211,6 +214,7 @@ def _page(study: str, stages: list[Stage], disk: Mapping[str, float], left_out: 
         for stage in stages
     ]
     total = sum(map(work, stages))
+    times = [f"{duration(time)} on one {card}" for card, time in zip(CARDS, seconds(total), strict=True)]
     rows.append(["all", "", "", f"{total / 1e15:.3g}", *hours(total)])
     head = ["stage", "images", "TFLOP an image", "PFLOP", *(f"hours, {card}" for card in CARDS)]
     room = [[name, f"{size / 2**30:.2f}"] for name, size in disk.items()]
@@ -219,6 +223,8 @@ def _page(study: str, stages: list[Stage], disk: Mapping[str, float], left_out: 
     return "\n".join(
         [
             f"# What study {study} will cost",
+            "",
+            f"In all {', or '.join(times)}; {sum(disk.values()) / 2**30:.1f} GiB of disk at most.",
             "",
             f"Planned, not measured: operations are counted on the models themselves; hours assume {UTILISATION:.0%} of a",
             "card's dense bfloat16 rate ("

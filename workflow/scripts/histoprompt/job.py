@@ -94,6 +94,15 @@ def _end(error: InputError, speaker: str | None) -> NoReturn:
     raise SystemExit(1) from None
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words of the size that fits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def say(line: str) -> None:
     """Print a line on the user's terminal, past the log; outside a job it goes to standard error."""
     os.write(_terminal[-1] if _terminal else 2, (line + "\n").encode())

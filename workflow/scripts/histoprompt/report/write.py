@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from histoprompt.files import atomic, changed_files, read_csv, read_json
+from histoprompt.job import duration
 from histoprompt.pages import csp_hash
 from histoprompt.report.comparisons import (
     BETTER,
@@ -221,15 +222,6 @@ def _environment() -> jinja2.Environment:
     filters: dict[str, Callable[..., str]] = {"count": lambda n: f"{n:,}", "duration": duration, "and_list": joined}
     environment.filters |= filters
     return environment
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words of the size that fits."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _data(folder: Path) -> dict[str, Any]:
