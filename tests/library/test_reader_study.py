@@ -26,7 +26,7 @@ from sklearn.model_selection import cross_val_predict
 from histoprompt.errors import InputError
 from histoprompt.files import read_json
 from histoprompt.patches import PatchFile, write_patches
-from histoprompt.reader_study.make import PAGE, Drawn, count_cells, deal, make_reader_study
+from histoprompt.reader_study.make import PAGE, Drawn, check_reader_study, count_cells, deal, make_reader_study
 from histoprompt.reader_study.order import fnv1a, mulberry32, presentation, shuffled
 from histoprompt.reader_study.shares import check_shares
 
@@ -46,6 +46,12 @@ def part(page: str, element: str) -> str:
 def made(files: dict[str, Any], **changes: Any) -> tuple[dict[str, Any], str]:
     make_reader_study(**files | changes)
     return read_json(files["key_json"]), Path(files["page_html"]).read_text()
+
+
+def checked(files: dict[str, Any], needed_csv: Path, **changes: Any) -> pd.DataFrame:
+    names = ("test_h5", "clusters_csv", "seed", "arms", "images", "blocks", "training")
+    check_reader_study(needed_csv=needed_csv, **{name: (files | changes)[name] for name in names})
+    return pd.read_csv(needed_csv)
 
 
 # --- Balance -------------------------------------------------------------------------------------------------------------
@@ -354,6 +360,14 @@ def test_the_text_has_the_same_fields_as_the_program() -> None:
     assert asked <= set(texts)
 
 
+def test_what_is_needed_is_known_before_any_image_is_made(study: dict[str, Any], tmp_path: Path) -> None:
+    table = checked(study, tmp_path / "needed.csv")
+    shown = pd.DataFrame(made(study)[0]["images"])
+    shown = shown[shown["source"] == "real"].groupby("label").size()
+    assert table["needed"].tolist() == shown.tolist() and table["class"].tolist() == ["healthy", "cancer"]
+    assert table["there"].tolist() == pd.read_csv(study["clusters_csv"]).groupby("label").size().tolist()
+
+
 # --- Bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -374,9 +388,12 @@ def test_images_of_the_same_pixels_are_drawn_once(study: dict[str, Any]) -> None
         ({"images": 160}, r"test\.h5\n(.|\n)*different images of label \d that passed the outlier filter(.|\n)*at least 41"),
     ],
 )
-def test_too_few_images_are_refused(study: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+def test_too_few_images_are_refused(study: dict[str, Any], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         made(study, **changes)
+    with pytest.raises(InputError, match=message):
+        checked(study, tmp_path / "needed.csv", **changes)
+    assert not (tmp_path / "needed.csv").exists()
     assert not Path(study["page_html"]).exists() and not Path(study["key_json"]).exists()
 
 

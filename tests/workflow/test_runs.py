@@ -372,6 +372,7 @@ def test_a_library_edit_reruns_its_stage_and_what_follows(project, edited):
     assert project.planned(*STUDY) == {
         *told,
         *readers,
+        "check_reader_study",
         "draw_coverage",
         *(f"{stage} {name}" for stage in stages for name in images),
     }

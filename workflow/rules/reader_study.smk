@@ -1,4 +1,5 @@
 localrules:
+    check_reader_study,
     make_reader_study,
     simulate_readers,
     analyse_reader_study,
@@ -8,8 +9,37 @@ localrules:
 READER_STUDY = config["reader_study"]
 
 
+# Early, since what is wrong here would otherwise be said after all training.
+rule check_reader_study:
+    input:
+        test="results/{study}/patches/test.h5",
+        clusters=of_clustering("{study}", config["morphology"], "test.csv"),
+    output:
+        "results/{study}/reader_study/needed.csv",
+    log:
+        "results/{study}/logs/check_reader_study.log",
+    benchmark:
+        "results/{study}/benchmarks/check_reader_study.tsv"
+    priority: 3
+    conda:
+        "../../envs/histoprompt.yaml"
+    resources:
+        mem_mb=growing(1000),
+        runtime=10,
+    params:
+        seed=config["seed"],
+        arms=READER_STUDY["arms"],
+        images=READER_STUDY["images"],
+        blocks=READER_STUDY["blocks"],
+        training=READER_STUDY["training"],
+        code=code_digest("check_reader_study"),
+    script:
+        "../scripts/check_reader_study.py"
+
+
 rule make_reader_study:
     input:
+        checked="results/{study}/reader_study/needed.csv",
         test="results/{study}/patches/test.h5",
         clusters=of_clustering("{study}", config["morphology"], "test.csv"),
         centroids=of_clustering("{study}", config["morphology"], "centroids.npy"),

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from histoprompt.errors import InputError
-from histoprompt.files import atomic, read_csv, write_json
+from histoprompt.files import atomic, read_csv, write_csv, write_json
 from histoprompt.metrics import load_features, nearest_centroid
 from histoprompt.pages import assemble, json_in_html, text_of
 from histoprompt.patches import Images, Labels, PatchFile
@@ -95,6 +96,43 @@ def deal(cells: Sequence[Sequence[Drawn]], blocks: int) -> list[list[Drawn]]:
     """Share out the images of one source among blocks: of every cell each block gets equally many, give or take one."""
     every = [image for cell in cells for image in cell]
     return [every[block::blocks] for block in range(blocks)]
+
+
+def check_reader_study(
+    test_h5: str | Path,
+    clusters_csv: str | Path,
+    needed_csv: str | Path,
+    *,
+    seed: int,
+    arms: Sequence[str],
+    images: int,
+    blocks: int,
+    training: int,
+) -> None:
+    """Say how many test patches of each class the study will show, once it is known how many there are, before any training.
+
+    Parameters
+    ----------
+    needed_csv : written: `label,class,needed,there`.
+    test_h5, clusters_csv, seed, arms, images, blocks, training : as `make_reader_study`.
+
+    Raises
+    ------
+    InputError : there are fewer than needed, or the numbers do not share out.
+    """
+    generator = keyed_generator(seed, "reader study")
+    with PatchFile(test_h5) as test:
+        classes = list(test.classes)
+        check_shares("config key `reader_study.images`", images, arms=len(arms), classes=len(classes), blocks=blocks)
+        pool = _real(test, clusters_csv)
+    counts = count_cells(arms, len(classes), images=images, training=training, generator=generator)
+    rows = []
+    for label, word in enumerate(classes):
+        needed, there = sum(counts[Cell(None, label)]), int((pool.labels == label).sum())
+        if there < needed:
+            raise _too_few(pool, Cell(None, label), there, needed)
+        rows.append({"label": label, "class": word, "needed": needed, "there": there})
+    write_csv(needed_csv, pd.DataFrame(rows))
 
 
 def make_reader_study(
@@ -289,16 +327,20 @@ def _draw(
             }
             found.append(Drawn(token, pixels, entry))
         if len(found) < sum(needed):
-            raise InputError(
-                pool.path,
-                found=f"{len(found)} different images of label {cell.label}"
-                + (" that passed the outlier filter" if cell.arm is None else " whose numbers no other arm's images have"),
-                expected=f"at least {sum(needed)}, for `reader_study.images` and `reader_study.training`",
-                remedy="show fewer images, or "
-                + ("give more test patches" if cell.arm is None else "raise `generator.sampling.images`"),
-            )
+            raise _too_few(pool, cell, len(found), sum(needed))
         drawn[cell] = found
     return drawn
+
+
+def _too_few(pool: Pool, cell: Cell, found: int, needed: int) -> InputError:
+    return InputError(
+        pool.path,
+        found=f"{found} different images of label {cell.label}"
+        + (" that passed the outlier filter" if cell.arm is None else " whose numbers no other arm's images have"),
+        expected=f"at least {needed}, for `reader_study.images` and `reader_study.training`",
+        remedy="show fewer images, or "
+        + ("give more test patches" if cell.arm is None else "raise `generator.sampling.images`"),
+    )
 
 
 def _arrange(
