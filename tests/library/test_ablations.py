@@ -66,10 +66,10 @@ def test_chance_allows_for_the_threshold_s_own_error() -> None:
     assert 0.01 < many < 0.012 < 0.03 < few
 
 
-def files(folder, arms):
+def files(folder, arms, round_trips):
     """Metrics and copies of arms with clusters of `dino`, or of another encoder if their name begins so."""
     metrics, copies = [], []
-    for i, name in enumerate(("real", "vae", *arms)):
+    for i, name in enumerate(("real", *round_trips, *arms)):
         values = {metric: cell(0.9 - i / 20) for metric in ("precision", "recall", "density", "coverage", "kd")}
         values |= {"fd": cell(None) if name == "vae" else cell(1.0 + i), "k": 5}
         encoders = {"dino": values} | ({"other": values} if name.startswith("other") else {})
@@ -91,9 +91,9 @@ def files(folder, arms):
     return metrics, copies
 
 
-def summarise(folder, arms, varies):
+def summarise(folder, arms, varies, round_trips=("vae",)):
     outputs = [folder / f"table.{form}" for form in ("csv", "md", "png")]
-    summarise_ablation(*files(folder, arms), *outputs, name="some", title="Why?", varies=varies, arms=arms)
+    summarise_ablation(*files(folder, arms, round_trips), *outputs, name="some", title="Why?", varies=varies, arms=arms)
     return pd.read_csv(outputs[0], index_col="name"), outputs[1].read_text(), outputs[2]
 
 
@@ -114,6 +114,11 @@ def test_numbers_stand_in_their_order_and_none_comes_first(tmp_path):
     assert "- **few**: repeats training images" in text and "- **all**: none" in text
     assert "0.300 [0.280, 0.320]" in text and "0.125" in text and "all 50" in text
     assert min(Image.open(figure).size) > 500
+
+
+def test_what_resampling_does_stands_beside_the_arms(tmp_path):
+    table, text, _ = summarise(tmp_path, {"all": arm(400)}, "finetune.steps", ("vae", "resampled"))
+    assert list(table.index) == ["real", "resampled", "vae", "all"] and "| resampled" in text
 
 
 def test_arms_with_other_clusters_are_compared_in_the_spaces_that_all_have(tmp_path):

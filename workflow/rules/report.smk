@@ -232,7 +232,7 @@ rule summarise_replicates:
 
 rule summarise_ablation:
     input:
-        metrics=of_ablation("results/{study}/metrics/{sampled}.json", also=["real", "vae"]),
+        metrics=of_ablation("results/{study}/metrics/{sampled}.json", also=OF_REAL_PATCHES),
         copies=of_ablation("results/{study}/copies/{sampled}.json"),
     output:
         table="results/{study}/ablations/{ablation}.csv",

@@ -17,9 +17,8 @@ from histoprompt.figures import PALETTE
 from histoprompt.files import atomic, read_json, write_csv
 from histoprompt.intervals import wilson_interval
 from histoprompt.markdown import markdown_table
-from histoprompt.summary import Cell, Row, copies_of, csv_row, reasons, row_of_protocol, show_cell
+from histoprompt.summary import FLOORS, Cell, Row, copies_of, csv_row, reasons, row_of_protocol, show_cell
 
-FLOORS = ("real", "vae")
 HALF = 0.5  # of what real images reach: precision or recall of at least so much is called high, of less low
 GAP = 0.1  # of what real images reach: precision and recall that differ by less are called alike
 _FIDELITY, _AUTHENTIC, _NEAR = "prompt fidelity", "authentic", "near copies"
@@ -91,7 +90,7 @@ def summarise_ablation(
 
     Parameters
     ----------
-    metrics : files of `metrics.compute_metrics`: of `real`, of `vae` and of every arm.
+    metrics : files of `metrics.compute_metrics`: of `real` and its round trips and of every arm.
     copies : files of `memorisation.find_copies`, of every arm.
     table_csv : written: a row an image set: `name,images`, the varied setting, `clusters`, each metric with `low` and `high`,
         `chance` of prompt fidelity, `notes` on what is undefined, and `signatures`.
@@ -104,7 +103,7 @@ def summarise_ablation(
     """
     reports = {report["name"]: report for report in map(read_json, metrics)}
     found = {report["name"]: report for report in map(read_json, copies)}
-    order = [*FLOORS, *sorted(arms, key=lambda arm: _place(arms, arm))]
+    order = [*(floor for floor in FLOORS if floor in reports), *sorted(arms, key=lambda arm: _place(arms, arm))]
     protocol = next(iter(reports["real"]["protocols"]))
     rows = {images: row_of_protocol(reports[images], protocol) | copies_of(found.get(images)) for images in order}
     # Arms with clusters of another encoder have its space too; the table shows the spaces that all of them have.
@@ -216,7 +215,7 @@ def _legend(
         f"- **Arms** differ in `{varies}`; whatever else one changes stands in the study file. They have {report['images']} "
         f"images each, one fine-tuning seed, and as reference {report['reference']} held-out real patches, all under the "
         f"study's first protocol, `{next(iter(report['protocols']))}`. `real` and `vae` are real training patches, as they "
-        "are and through the autoencoder.",
+        "are and through the autoencoder; `resampled`, where the generator has another size, the same resized there and back.",
         "- **Clusters**: an arm with clusters of its own is trained on a subset balanced by these, and judged by them: its "
         "prompt fidelity is the share of images nearest to their own cluster among its own, and near copies are told in the "
         "space of its encoder. Fidelities of different clusters are comparable with their chance alone. The space that made "
