@@ -23,8 +23,8 @@ from histoprompt.errors import InputError
 from histoprompt.figures import PALETTE
 from histoprompt.files import atomic, read_csv, write_csv
 from histoprompt.intervals import Floats, Rows, wilson_interval
-from histoprompt.memorisation import check_count, nearest_rows
-from histoprompt.metrics import Features, check_width, load_features, nearest_centroid, prdc_of_samples
+from histoprompt.memorisation import nearest_rows
+from histoprompt.metrics import Features, check_count, check_width, load_features, nearest_centroid, prdc_of_samples
 from histoprompt.patches import Images, PatchFile
 from histoprompt.subset import COLUMNS, draw_sample
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, write_csv, write_json
 from histoprompt.intervals import Floats, Rows
-from histoprompt.metrics import check_width, distance_blocks, load_features, share
+from histoprompt.metrics import check_count, check_width, distance_blocks, load_features, share
 from histoprompt.patches import Images, PatchFile
 
 NEAR = 0.01  # share of held-out patches that lie as near to a training patch as what is called a near copy
@@ -48,17 +48,6 @@ def authentic(nearest: Rows, distances: Floats, own: Floats) -> npt.NDArray[np.b
     own : distance of each training point to the nearest other one.
     """
     return np.asarray(distances > own[nearest])
-
-
-def check_count(path: str | Path, found: int, other: str | Path, expected: int) -> None:
-    """Refuse features that are not as many as the file beside them says."""
-    if found != expected:
-        raise InputError(
-            path,
-            found=f"features of {found} images",
-            expected=f"{expected}, as {other} says",
-            remedy="delete both files and run the same command again",
-        )
 
 
 def find_copies(

@@ -572,8 +572,8 @@ def compute_metrics(
     def load(path: str | Path, reference_path: str | Path) -> tuple[Features, Features, str | None]:
         """Features of the images and of the kept reference, and what makes them unusable."""
         images, held_out = _read_features(path), _read_features(reference_path)
-        _check_rows(path, len(images), images_csv, len(table))
-        _check_rows(reference_path, len(held_out), reference_kept_csv, len(reference_table))
+        check_count(path, len(images), images_csv, len(table))
+        check_count(reference_path, len(held_out), reference_kept_csv, len(reference_table))
         held_out = held_out[kept]
         if images.shape[1] != held_out.shape[1]:
             return images, held_out, f"features of width {images.shape[1]}, those of the reference of width {held_out.shape[1]}"
@@ -669,12 +669,13 @@ def _not_finite(features: Features) -> str:
     return f"{broken.size} of {len(features)} rows with NaN or infinity, the first at row {broken[0]}" if broken.size else ""
 
 
-def _check_rows(path: str | Path, rows: int, table_csv: str | Path, expected: int) -> None:
-    if rows != expected:
+def check_count(path: str | Path, found: int, other: str | Path, expected: int) -> None:
+    """Refuse features that are not as many as the file beside them says."""
+    if found != expected:
         raise InputError(
             path,
-            found=f"features of {rows} images",
-            expected=f"one row for each of the {expected} images of {table_csv}",
+            found=f"features of {found} images",
+            expected=f"{expected}, as {other} says",
             remedy="delete both files and run the same command again",
         )
 

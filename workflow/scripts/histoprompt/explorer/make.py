@@ -14,8 +14,7 @@ from histoprompt.errors import InputError
 from histoprompt.files import atomic, read_csv, read_json
 from histoprompt.intervals import Rows
 from histoprompt.job import progress
-from histoprompt.memorisation import check_count
-from histoprompt.metrics import check_width, load_features, nearest_centroid
+from histoprompt.metrics import check_count, check_width, load_features, nearest_centroid
 from histoprompt.pages import assemble, json_in_html, text_of
 from histoprompt.patches import Images, PatchFile
 from histoprompt.resizing import resize_images
