@@ -514,7 +514,7 @@ def test_unusable_features_end_in_one_message(study: dict[str, Any], tmp_path: P
     def first(name: str | Path) -> dict[str, Any]:
         return {"features_npy": [tmp_path / name, other]}
 
-    refused(first("short.npy"), "short.npy", "59 images", "60 images")
+    refused(first("short.npy"), "short.npy", "59 images", "60, as ")
     refused(first("flat.npy"), "flat.npy", "(60,)", "(N, d)")
     refused(first("text.npy"), "text.npy", ".npy file")
     pair = {"embeddings_npy": other, "reference_embeddings_npy": study["reference_npy"][1]}
@@ -522,5 +522,5 @@ def test_unusable_features_end_in_one_message(study: dict[str, Any], tmp_path: P
     pd.DataFrame({"kept": [False] * 90}).to_csv(tmp_path / "none.csv", index=False)
     refused({"reference_kept_csv": tmp_path / "none.csv"}, "none.csv", "no patch is kept", "outliers")
     pd.DataFrame({"kept": [True] * 91}).to_csv(tmp_path / "long.csv", index=False)
-    refused({"reference_kept_csv": tmp_path / "long.csv"}, "90 images", "91 images")
+    refused({"reference_kept_csv": tmp_path / "long.csv"}, "90 images", "91, as ")
     assert not study["metrics_json"].exists()
