@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import Stopped, content, run, write_inputs
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 
 from histoprompt.arrays import gather_each, write_rows
 from histoprompt.clustering import read_kept
@@ -112,6 +115,13 @@ def test_a_seal_is_what_sha256sum_reads(tmp_path: Path) -> None:
     check_seal(path)
     check_seal(path, sha256(path))
     assert (tmp_path / "a.npy.sha256").read_text() == f"{sha256(path)}  a.npy\n"
+
+
+def test_a_full_disk_is_said_to_be_one_in_whatever_words_a_library_has_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the disk or quota is full"), atomic(tmp_path / "state"):
+        save_file({"a": torch.zeros(9)}, "/dev/full")
+    with pytest.raises(SafetensorError, match="header"), atomic(tmp_path / "state"):
+        load(b"no such thing, and no full disk")
 
 
 def test_what_a_killed_process_left_of_a_file_goes_when_it_is_made_again(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from histoprompt.files import folder_manifest
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "config", "envs", "profiles", "resources", "workflow")
+# What took how long, which the report says too, logs, and a study's lock.
+NOT_PROMISED = ("logs", "benchmarks", "tensorboard", ".lock", "report.html")
 # What the tests' own process was started with must not reach the workflow under test.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "SNAKEMAKE", "OMP_"))}
 
@@ -192,9 +194,10 @@ def write_models(project: Project) -> None:
 
 
 def digests(results: Path) -> dict[str, str]:
-    """SHA-256 of everything a study promises the same bytes of: not of what took how long, of logs, and of its lock."""
+    """SHA-256 of everything a study promises the same bytes of."""
     return {
         name: digest
         for name, digest in folder_manifest(results).items()
-        if name.split("/")[0] not in ("logs", "benchmarks", "tensorboard", ".lock") and not name.endswith("timing.json")
+        if name.split("/")[0] not in ("logs", "benchmarks", "tensorboard", ".lock", "report.html")
+        and not name.endswith("timing.json")
     }

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -38,10 +39,22 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if path.is_dir():
             remove(path)
         os.replace(temporary, path)
-    except OSError as error:
-        raise with_advice(path, error) from error
+    except InputError:
+        raise
+    except Exception as error:
+        if (of_system := _error_of_system(error)) is None:
+            raise
+        raise with_advice(path, of_system) from error
     finally:
         remove(temporary)
+
+
+def _error_of_system(error: Exception) -> OSError | None:
+    """The error of the system; libraries in other languages (safetensors, HDF5) have its number in the text of theirs."""
+    number = re.search(r"\(os error (\d+)\)|errno = (\d+)", str(error))
+    if number:
+        return OSError(int(number[1] or number[2]), str(error))
+    return error if isinstance(error, OSError) else None
 
 
 def remove(path: Path) -> None:

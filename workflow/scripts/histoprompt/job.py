@@ -87,6 +87,8 @@ def inside_job(*, speaks: bool) -> Iterator[None]:
 
 def _end(error: InputError, speaker: str | None) -> NoReturn:
     """The message, in the log and, where this process is the one that speaks, on the terminal."""
+    # All is said: what a library then fails to put away, on a full disk, is no news to the user.
+    sys.unraisablehook = lambda unraisable: None
     if speaker:
         say(f"\n{speaker} cannot go on:\n{error}\n")
     with suppress(OSError):  # the log may be on a full disk

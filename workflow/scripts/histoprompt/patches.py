@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -250,7 +248,7 @@ def write_patches(
         if len(rest):
             yield rest
 
-    with atomic(path) as temporary, _full_disk_as_os_error(), _create(temporary) as file:
+    with atomic(path) as temporary, _create(temporary) as file:
         # One patch a block: random rows are read without their neighbours, and no block is ever written twice.
         data = file.create_dataset(
             "x",
@@ -290,15 +288,3 @@ def _create(path: Path) -> h5py.File:
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access))
-
-
-@contextmanager
-def _full_disk_as_os_error() -> Iterator[None]:
-    """HDF5 reports a write that fails on closing as a `RuntimeError` with the error number in its text."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), str(error)) from error
