@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import descendants, processes, step_daemons
+from cluster import descendants, kill, processes, step_daemons
 from harness import ENVIRONMENT, ROOT, copy_project, mini_study, write_models
 
 POLLING = str(Path(__file__).with_name("polling.py"))
@@ -164,6 +164,10 @@ def troubled(cluster, tmp_path_factory):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            # This SLURM tells a job's processes by their parents, and loses sight of what outlives them.
+            for pid, _, command in processes():
+                if str(project.folder) in command:
+                    kill(pid, signal.SIGKILL)
     assert process.returncode == 0, (project.folder / "output").read_text()
     assert not trouble.ahead
     return project, trouble.done, cluster.jobs()

@@ -79,9 +79,10 @@ class Project:
     """A copy of the project."""
 
     folder: Path
+    python: str = sys.executable
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments]
+        return [self.python, "-m", "snakemake", *arguments]
 
     def run(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the project; standard error is merged into `stdout`."""

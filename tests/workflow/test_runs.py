@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -40,6 +41,9 @@ ARM = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     project = copy_project(tmp_path_factory.mktemp("a folder with spaces"))
+    environment = tmp_path_factory.mktemp("an environment in such a folder") / "venv"
+    environment.symlink_to(sys.prefix)
+    project.python = str(environment / "bin/python")
     write_models(project)
     project.edit("mini.yaml", mini_study)
     result = project.run("--cores", "2", *STUDY)

@@ -1,11 +1,17 @@
 import atexit
 import os
 import re
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+
+# Snakemake runs a script by a line for the shell, and leaves the quotes out that an interpreter in a folder with spaces needs (its
+# issue 2645).
+if Path(sys.executable).exists():
+    sys.executable = shlex.quote(sys.executable)
 
 # The project's own folder, which is not the workflow's where another one uses this as a module.
 ROOT = Path(str(workflow.current_basedir)).parents[1]
