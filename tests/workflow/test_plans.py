@@ -91,6 +91,7 @@ def test_an_ablations_arm_has_replicates(project):
 
 def test_a_dry_run_that_would_train_says_what_that_costs(project):
     command = "snakemake --cores 1 estimate --configfile config/small.yaml"
+    config = ("--config", "threads=1", "seed=7")
     study = project.edit("small.yaml", small)
     assert project.run("-n", "--configfile", study).stdout.splitlines()[-1].endswith(f"in disk: {command}")
     assert command not in project.run("-n", "results/small/patches/train.h5", "--configfile", study).stdout
@@ -101,6 +102,8 @@ def test_a_dry_run_that_would_train_says_what_that_costs(project):
         f"again: {command}"
     )
     assert "Traceback" not in project.run("-n", "nowhere", "--configfile", study).stdout
+    last = project.run("-n", "--configfile", study, *config).stdout.splitlines()[-1]
+    assert last.endswith(f"{command} --config threads=1 seed=7")
 
 
 def test_more_images_train_nothing_more(project):

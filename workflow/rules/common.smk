@@ -503,8 +503,9 @@ def words_of_dry_run():
     planned = {job.rule.name for job in workflow.dag.jobs if workflow.dag.needrun(job)}
     if planned & {"finetune_diffusion", "generate_images"}:
         estimate = Path(STUDY_FOLDER, "cost.md")
-        files = [os.path.relpath(file) for file in workflow.overwrite_configfiles]
-        command = " ".join(["snakemake --cores 1 estimate", *(["--configfile", *files] if files else [])])
+        files, entries = map(os.path.relpath, workflow.overwrite_configfiles), workflow.config_settings.config_args or []
+        options = [("--configfile", *files), ("--config", *entries)]
+        command = " ".join(["snakemake --cores 1 estimate", *(shlex.join(option) for option in options if len(option) > 1)])
         if estimate.is_file():
             print(f"{estimate.read_text().splitlines()[2]} Estimated on {time_of(estimate)}; again: {command}")
         else:
