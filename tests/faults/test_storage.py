@@ -81,7 +81,7 @@ def test_a_full_disk_ends_in_one_message_and_the_run_goes_on_once_there_is_space
     # Beside what was there: shards and states from which the next run goes on.
     left = digests(results)
     assert not [name for name, digest in finished.digests.items() if left.get(name, digest) != digest]
-    result = full_disk.run("--cores", "1", *TARGETS, *STUDY)
+    result = full_disk.run("--cores", "1", target, *TARGETS, *STUDY)
     assert result.returncode == 0, result.stdout
     assert digests(results) == finished.digests
 

@@ -10,7 +10,7 @@ from harness import Project
 EVERYTHING = bool(os.environ.get("HISTOPROMPT_ALL_FAULTS"))
 STUDY = ("--configfile", "config/mini.yaml")
 # By default one arm up to its images, which has a job of every long stage; where all faults are asked for, the whole study.
-TARGETS = () if EVERYTHING else ("results/mini/samples/morphology/dataset/metadata.csv",)
+TARGETS = ("all",) if EVERYTHING else ("results/mini/samples/morphology/dataset/metadata.csv",)
 SECRETS = {"HF_TOKEN": "hf_ThisIsNoTokenButMustNotBeLogged", "WANDB_API_KEY": "NorIsThisOne0123456789"}
 
 
