@@ -36,6 +36,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """Prepare phantom patches for both, then let them take turns."""
+    from histoprompt.files import seal
     from histoprompt.latents import encode_latents
 
     write_phantom(folder, options.patches)
@@ -55,6 +56,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         threads=options.threads,
     )
     encoding = time.perf_counter() - started
+    seal(folder / "latents.npy")
 
     def rate(command_of) -> float:
         return rate_of(lambda steps: command_of(options, folder, steps), options.steps, options.batch_size, options.threads)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -168,6 +169,16 @@ def test_bfloat16_is_close_to_float32(vit: Path, patches: Path, tmp_path: Path) 
     assert half.dtype == np.float32 and not np.array_equal(full, half)
     cosine = (full * half).sum(1) / np.linalg.norm(full, axis=1) / np.linalg.norm(half, axis=1)
     assert cosine.min() > 0.999
+
+
+@pytest.mark.parametrize("model", ["vit", "resnet"])
+def test_weights_kept_in_bfloat16_are_what_autocast_makes_of_them(
+    model: str, images: np.ndarray, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(model)
+    full, half = (load_encoder(folder, None, device=CPU, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert {p.dtype for p in half.network.parameters()} == {torch.bfloat16, torch.float32}
+    assert np.array_equal(embed(replace(full, dtype=torch.bfloat16), images), embed(half, images))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

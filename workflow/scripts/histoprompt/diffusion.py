@@ -46,7 +46,8 @@ _FILES = (
     *(f"{part}/{stem}-*-of-*[0-9].safetensors" for part, stem in _WEIGHTS.items()),
 )
 _CANNOT_LOAD = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
-_DECODED_PIXELS = 2**20  # decoded at a time: four images of 512 x 512; a decoder's memory grows with pixels, not with images
+# Decoded at a time: four images of 512 x 512 on a GPU, whose memory this bounds; on a CPU fewer stay in its cache.
+_DECODED_PIXELS = {"cuda": 2**20, "cpu": 2**17}
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ def to_pixels(images: Images, resolution: int, device: torch.device) -> Tensor:
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Images:
     """Latents of the autoencoder (n, z, h, w), unscaled, to uint8 (n, h * factor, w * factor, 3)."""
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
-    part = max(1, _DECODED_PIXELS // (latents.shape[-1] * latents.shape[-2] * factor**2))
+    part = max(1, _DECODED_PIXELS[latents.device.type] // (latents.shape[-1] * latents.shape[-2] * factor**2))
     pixels = [
         vae.decode(z.to(vae.dtype, memory_format=torch.channels_last), return_dict=False)[0].float()
         for z in latents.split(part)

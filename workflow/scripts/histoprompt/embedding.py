@@ -98,7 +98,8 @@ class Encoder:
 
     Attributes
     ----------
-    network : from pixels (n, 3, height, width) to features (n, d); in evaluation mode, weights in float32.
+    network : from pixels (n, 3, height, width) to features (n, d); in evaluation mode. Where it computes in
+        bfloat16 the weights of its matrix products are kept so, and all others in float32.
     preprocessing : of its pixels.
     dimension : of a feature vector, d.
     device, dtype : where, and in which precision (autocast), it computes.
@@ -122,7 +123,7 @@ def load_encoder(
     revision : the 40 hexadecimal digits of a hub model's commit; None for what is on the disk.
     kind : `transformers` (a class token or a pooled map), `clip` (image embeddings of transformers' CLIP), `timm`, or
         `inception` (clean-fid's, with the weights of FID).
-    dtype : `float32` or `bfloat16` (autocast: weights stay in float32).
+    dtype : `float32` or `bfloat16` (autocast).
 
     Raises
     ------
@@ -145,6 +146,11 @@ def load_encoder(
 
         network, preprocessing = transformers.load(place, clip=kind == "clip")
     network = network.eval().requires_grad_(False).to(device)
+    if dtype != "float32":
+        # Autocast would convert these weights anew for every batch, to the same bits.
+        for module in network.modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                module.to(_DTYPES[dtype])
     probe = Encoder(network, preprocessing, 0, device, _DTYPES[dtype])
     try:
         features = embed(probe, np.zeros((1, preprocessing.height, preprocessing.width, 3), np.uint8))
