@@ -14,7 +14,7 @@ CORES ?= all
 help:
 	@echo "make demo        install, then run the demo study (results/demo/)"
 	@echo "make test        install, then lint and test"
-	@echo "make test-more   install, then test what takes minutes more: pages in a browser, kills, full disks"
+	@echo "make test-more   install, then test what takes minutes more: pages in a browser, kills, full disks, benchmarks"
 	@echo "make lint        install, then all static checks"
 	@echo "make lock        pin the newest versions (network)"
 	@echo "make clean       remove results and caches, after asking"
@@ -40,7 +40,7 @@ test: lint
 	$(PYTEST)
 
 test-more: $(INSTALLED)
-	$(PYTEST) tests/browser tests/faults
+	$(PYTEST) tests/browser tests/faults tests/benchmarks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

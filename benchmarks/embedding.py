@@ -37,6 +37,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     source = write_phantom(folder, options.patches)
     device = torch.device(options.device)
     encoder = load_encoder(options.model, None, device=device, dtype=options.dtype)
+    full = load_encoder(options.model, None, device=device, dtype="float32").network
     processor = AutoImageProcessor.from_pretrained(options.model)
     found: dict[str, np.ndarray] = {}
 
@@ -54,7 +55,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         with PatchFile(source) as patches:
             for start in range(0, options.patches, options.batch_size):
                 images = [Image.fromarray(image) for image in patches.read(start, start + options.batch_size)]
-                yield encoder.network(processor(images, return_tensors="pt")["pixel_values"].to(device)).cpu().numpy()
+                yield full(processor(images, return_tensors="pt")["pixel_values"].to(device)).cpu().numpy()
 
     size = (options.batch_size, 3, encoder.preprocessing.height, encoder.preprocessing.width)
     pixels = torch.randn(size, device=device)
