@@ -6,6 +6,7 @@ of its own is left alone.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -137,7 +138,12 @@ class Cluster:
     def kill_node(self, *, with_jobs: bool) -> None:
         """Kill the node's daemon, and as a power cut does, every process of its jobs."""
         pid = int((self.folder / "slurmd.daemon").read_text())
-        doomed = [pid, *descendants(step_daemons())] if with_jobs else [pid]
+        doomed = [pid]
+        while with_jobs and (found := set(descendants([pid, *step_daemons()])) - set(doomed)):
+            # What is stopped starts nothing more; else a job that is just beginning would outlive the power cut.
+            for process in (pid, *found):
+                kill(process, signal.SIGSTOP)
+            doomed += found
         for process in doomed:
             kill(process, signal.SIGKILL)
         wait_until(lambda: not any(alive(process) for process in doomed), 10)
@@ -223,7 +229,8 @@ def processes() -> Iterator[tuple[int, int, str]]:
 
 def step_daemons() -> list[int]:
     """One for every step of every job. They outlive the node's daemon."""
-    return [pid for pid, _, command in processes() if command.startswith("slurmstepd: [")]
+    # Its command is a path at first, and says its step after a colon later.
+    return [pid for pid, _, command in processes() if re.match(r"(\S*/)?slurmstepd\b", command)]
 
 
 def descendants(pids: list[int]) -> list[int]:
