@@ -367,7 +367,9 @@ def test_an_arm_has_the_studys_settings_save_what_it_changes(config):
 
 def test_a_replicate_is_its_arm_with_another_seed(config):
     arm, replicate = arm_settings(config, "shuffled"), arm_settings(config, "shuffled-seed3")
-    assert replicate == {**arm, "model": "shuffled-seed3", "seed": 3, "image_seed": 3}
+    assert replicate == {**arm, "model": "shuffled-seed3", "seed": 3, "image_seed": 3, "clusters_seed": 3}
+    config["replicates"]["recluster"] = False
+    assert arm_settings(config, "shuffled-seed3") == {**replicate, "clusters_seed": None}
 
 
 def test_an_arm_may_sample_another_ones_model(config):
@@ -387,7 +389,7 @@ def test_an_ablations_arms_are_arms(config):
     ]
     assert varied_setting(config, "morphology_w5", "sampling.guidance") == 5 and varied_setting(config, "k33", "k") == 33
     assert arm_settings(config, "morphology_w5")["model"] == "morphology"
-    assert morphology_of(config, "by_resnet-seed1") == {"encoder": "resnet", "k": 16}
+    assert morphology_of(config, "by_resnet-seed1") == {"encoder": "resnet", "k": 16, "clusters_seed": 1}
     assert arm_settings(config, "train_100") == arm_settings(config, "morphology") | {"model": "train_100", "train": 100}
 
 
@@ -406,9 +408,10 @@ def test_titles_are_those_of_the_arms_asked_for(config):
 
 def test_image_sets_are_judged_by_their_arms_clusters(config):
     config["arms"]["label"] = {"prompts": "label", "k": 7, "encoder": "resnet"}
-    assert morphology_of(config, "label") == {"encoder": "resnet", "k": 7}
-    assert morphology_of(config, "label-seed2") == {"encoder": "resnet", "k": 7}
-    assert morphology_of(config, "real") == morphology_of(config, "vae") == {"encoder": "dino", "k": 12}
+    assert morphology_of(config, "label") == {"encoder": "resnet", "k": 7, "clusters_seed": None}
+    assert morphology_of(config, "label-seed2") == {"encoder": "resnet", "k": 7, "clusters_seed": 2}
+    of_study = {"encoder": "dino", "k": 12, "clusters_seed": None}
+    assert morphology_of(config, "real") == morphology_of(config, "vae") == of_study
 
 
 def test_mixes():

@@ -181,14 +181,14 @@ def test_replicates_show_every_value_and_paired_differences(tmp_path: Path) -> N
     base = {"label": [0.50, 0.60, 0.55], "morphology": [0.52, 0.61, 0.59]}
     metrics = [metrics_file(tmp_path, f"{arm}-seed{s}", v[s - 1], fd=5.0) for arm, v in base.items() for s in (1, 2, 3)]
     classifiers = [classifier_file(tmp_path, f"{arm}-seed{s}", v[s - 1]) for arm, v in base.items() for s in (1, 2, 3)]
-    summarise_replicates(
-        metrics, classifiers, tmp_path / "r.csv", tmp_path / "r.md", arms=["label", "morphology"], seeds=[1, 2, 3]
-    )
+    made = tmp_path / "r.csv", tmp_path / "r.md"
+    summarise_replicates(metrics, classifiers, *made, arms=["label", "morphology"], seeds=[1, 2, 3], recluster=True)
     table = pd.read_csv(tmp_path / "r.csv")
     assert len(table) == 2 * 3 * 26 and list(table.columns) == ["arm", "seed", "metric", "value", "low", "high", "reason"]
     found = table[(table.metric == "AUC alone") & (table.arm == "morphology")].sort_values("seed")
     assert found.value.tolist() == base["morphology"]
     text = (tmp_path / "r.md").read_text()
+    assert "one seed of clusters, of training images, of fine-tuning and of noise" in text
     low, high = mean_interval(np.subtract(base["morphology"], base["label"]))
     row = next(line for line in text.split("## AUC alone")[1].splitlines() if line.startswith("| morphology"))
     cells = [part.strip() for part in row.strip("|").split("|")]
@@ -199,12 +199,13 @@ def test_replicates_show_every_value_and_paired_differences(tmp_path: Path) -> N
 
 def test_replicates_without_a_baseline_or_with_undefined_values(tmp_path: Path) -> None:
     files = [metrics_file(tmp_path, f"{arm}-seed{s}", 0.5, fd=None) for arm in ("a", "b") for s in (1, 2)]
-    summarise_replicates(files, [], tmp_path / "r.csv", tmp_path / "r.md", arms=["a", "b"], seeds=[1, 2])
+    summarise_replicates(files, [], tmp_path / "r.csv", tmp_path / "r.md", arms=["a", "b"], seeds=[1, 2], recluster=False)
     text = (tmp_path / "r.md").read_text()
+    assert "one seed of fine-tuning and" in text and "All have the same clusters" in text
     assert "too few images" in (tmp_path / "r.csv").read_text() and "–" in text and "Differences" not in text
 
 
 def test_a_missing_replicate_is_named(tmp_path: Path) -> None:
     files = [metrics_file(tmp_path, "label-seed1", 0.5)]
     with pytest.raises(InputError, match="label-seed2"):
-        summarise_replicates(files, [], tmp_path / "r.csv", tmp_path / "r.md", arms=["label"], seeds=[1, 2])
+        summarise_replicates(files, [], tmp_path / "r.csv", tmp_path / "r.md", arms=["label"], seeds=[1, 2], recluster=True)

@@ -37,7 +37,7 @@ def small_study(config):
     config["generator"]["finetune"] |= {"steps": STEPS, "validate_every": STEPS, "grid_every": STEPS, "save_every": 5}
     config["evaluation"]["protocols"] = ["matched"]
     config["ablations"] = {}
-    config["replicates"] = {"arms": [], "seeds": []}
+    config["replicates"] = {"arms": [], "seeds": [], "recluster": True}
     config["reader_study"]["arms"] = ["morphology"]
     config["learning_curve"]["arms"] = ["morphology"]
 

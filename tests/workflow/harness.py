@@ -169,7 +169,7 @@ def mini_study(config: dict[str, Any]) -> None:
     config["evaluation"] |= {"encoders": ["tiny"], "neighbours": 3, "subsamples": 4}
     config["evaluation"]["map"] |= {"encoder": "tiny", "regions": 3}
     config["classifier"] |= {"steps": 3, "batch_size": 4}
-    config["replicates"] = {"arms": ["morphology"], "seeds": [1]}
+    config["replicates"] = {"arms": ["morphology"], "seeds": [1], "recluster": True}
     config["ablations"] = {
         "guidance": {
             "title": "Guidance?",

@@ -12,7 +12,7 @@ from harness import ROOT, Project
 def small(config):
     config["study"] = "small"
     config["arms"] = {"label": {"prompts": "label"}}
-    config["replicates"] = {"arms": ["label"], "seeds": [4]}
+    config["replicates"] = {"arms": ["label"], "seeds": [4], "recluster": True}
     config["ablations"] = {}
     config["reader_study"]["arms"] = ["label"]
     config["learning_curve"]["arms"] = ["label"]
@@ -62,6 +62,14 @@ def test_replicates_are_made_on_request_alone(project):
     jobs = project.planned("replicate", "--configfile", study)
     assert {"finetune_diffusion label-seed4", "generate_images label-seed4, 1-of-1", "summarise_replicates"} <= jobs
     assert "finetune_diffusion label" not in jobs
+    # The study's own clusters are there for the real patches that every classifier is also given.
+    assert {job for job in jobs if job.startswith("cluster")} == {f"cluster_embeddings dino, 12{own}" for own in ("", "-seed4")}
+
+
+def test_replicates_may_keep_the_studys_clusters(project):
+    study = project.edit("small.yaml", lambda config: (small(config), config["replicates"].update(recluster=False)))
+    jobs = project.planned("replicate", "--configfile", study)
+    assert {job for job in jobs if job.startswith("cluster")} == {"cluster_embeddings dino, 12"}
 
 
 def test_an_ablation_runs_its_own_arms_and_those_beside_it(project):

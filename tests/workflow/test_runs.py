@@ -328,7 +328,7 @@ def test_settings_of_other_stages_rerun_nothing(project):
     def others(config):
         mini_study(config)
         config["threads"] = 2
-        config["replicates"] = {"arms": [], "seeds": []}
+        config["replicates"] = {"arms": [], "seeds": [], "recluster": True}
         config["encoders"]["spare"] = dict(config["encoders"]["tiny"])
 
     assert project.planned("--configfile", project.edit("others.yaml", others)) == set()
@@ -402,7 +402,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(project):
         config["ablations"] = {}
         config["reader_study"]["arms"] = ["slow"]
         config["arms"] = {"slow": {"prompts": "label", "finetune": {"steps": 60, "validate_every": 60, "grid_every": 60}}}
-        config["replicates"] = {"arms": [], "seeds": []}
+        config["replicates"] = {"arms": [], "seeds": [], "recluster": True}
         config["learning_curve"]["arms"] = ["slow"]
 
     study = ("--configfile", project.edit("slow.yaml", slow))

@@ -86,7 +86,7 @@ wildcard_constraints:
     study=re.escape(STUDY),
     split="|".join(SPLITS),
     encoder="|".join(config["encoders"]),
-    k="[0-9]+",
+    k="[0-9]+(?:-seed[0-9]+)?",
     scatteritem="[0-9]+-of-[0-9]+",
     arm=ANY_ARM,
     images=f"{'|'.join(SPLITS)}|real|resampled|vae|{ANY_ARM}",
@@ -166,8 +166,19 @@ def of_image_set(key):
 
 
 def of_clustering(study, settings, file, folder="clusters"):
-    """A file of one clustering, or of what was made from it."""
-    return f"results/{study}/{folder}/{settings['encoder']}/k{settings['k']}/{file}"
+    """A file of one clustering, or of what was made from it; those of replicates are told apart by their seed."""
+    own = settings.get("clusters_seed")
+    return f"results/{study}/{folder}/{settings['encoder']}/k{settings['k']}{'' if own is None else f'-seed{own}'}/{file}"
+
+
+def number_of_clusters(wildcards):
+    """How many clusters the wildcards' clustering has, whose `k` names its seed too where that is a replicate's."""
+    return int(wildcards.k.split("-seed")[0])
+
+
+def seed_of_clusters(wildcards):
+    """The seed of the wildcards' clustering, and of the subset drawn from it."""
+    return int(wildcards.k.split("-seed")[1]) if "-seed" in wildcards.k else config["seed"]
 
 
 def clusters_of_arm(file):
@@ -271,7 +282,7 @@ def of_model(folder):
 
 def judged_by_the_studys_clusters():
     """Image sets that can stand beside each other cluster by cluster; arms with clusters of their own cannot."""
-    study = {key: config["morphology"][key] for key in ("encoder", "k")}
+    study = morphology_of(config, "real")
     return [sampled for sampled in IMAGE_SETS if morphology_of(config, sampled) == study]
 
 

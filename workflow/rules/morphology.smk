@@ -80,8 +80,9 @@ rule cluster_embeddings:
         mem_mb=growing(8000),
         runtime=120,
     params:
+        k=number_of_clusters,
         n_init=config["morphology"]["n_init"],
-        seed=config["seed"],
+        seed=seed_of_clusters,
         code=code_digest("cluster_embeddings"),
     script:
         "../scripts/cluster_embeddings.py"
@@ -167,7 +168,7 @@ rule balance_subset:
         train=config["subset"]["train"],
         valid=config["subset"]["valid"],
         min_prompts_per_label=config["subset"]["min_prompts_per_label"],
-        seed=config["seed"],
+        seed=seed_of_clusters,
         code=code_digest("balance_subset"),
     script:
         "../scripts/balance_subset.py"

@@ -225,6 +225,7 @@ rule summarise_replicates:
     params:
         arms=config["replicates"]["arms"],
         seeds=config["replicates"]["seeds"],
+        recluster=config["replicates"]["recluster"],
         code=code_digest("summarise_replicates"),
     script:
         "../scripts/summarise_replicates.py"

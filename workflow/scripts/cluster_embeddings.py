@@ -13,7 +13,7 @@ if __name__ == "__main__":
             snakemake.output.centroids,
             dict(zip(SPLITS, snakemake.output.assignments, strict=True)),
             snakemake.output.quality,
-            k=int(snakemake.wildcards.k),
+            k=snakemake.params.k,
             n_init=snakemake.params.n_init,
             seed=snakemake.params.seed,
         )

@@ -12,4 +12,5 @@ if __name__ == "__main__":
             snakemake.output.text,
             arms=snakemake.params.arms,
             seeds=snakemake.params.seeds,
+            recluster=snakemake.params.recluster,
         )

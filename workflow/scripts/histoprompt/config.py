@@ -74,14 +74,15 @@ def all_arms(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """Everything that tells one arm from another.
 
-    `{arm}-seed{s}` is a replicate: the arm with s for both of its seeds.
+    `{arm}-seed{s}` is a replicate: the arm with s for both of its seeds and, with `replicates.recluster`, for its clusters.
 
     Returns
     -------
     `model` (the arm whose fine-tuned model is sampled), `prompts`, `index` (how their clusters are written), `encoder`, `k`,
-    `train` (training images), `finetune` (None: the base model is sampled), `sampling`, `seed` (of the fine-tuning) and
-    `image_seed` (of labels, clusters and noise of the generated images: the study's in every arm, so that image n differs
-    between arms by nothing but the model and the prompt's words).
+    `clusters_seed` (of their k-means and of the subset drawn; None: the study's), `train` (training images),
+    `finetune` (None: the base model is sampled), `sampling`, `seed` (of the fine-tuning) and `image_seed` (of labels, clusters
+    and noise of the generated images: the study's in every arm, so that image n differs between arms by nothing but the model
+    and the prompt's words).
     """
     replicate = _REPLICATE.fullmatch(arm)
     name, suffix = (replicate["arm"], f"-seed{replicate['seed']}") if replicate else (arm, "")
@@ -95,6 +96,7 @@ def arm_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
         "index": entry.get("index", "words"),
         "encoder": entry.get("encoder", config["morphology"]["encoder"]),
         "k": entry.get("k", config["morphology"]["k"]),
+        "clusters_seed": int(replicate["seed"]) if replicate and config["replicates"]["recluster"] else None,
         "train": arms[model].get("train", config["subset"]["train"]),
         "finetune": None if finetune is False else {**config["generator"]["finetune"], **finetune},
         "sampling": {**config["generator"]["sampling"], **entry.get("sampling", {})},
@@ -118,9 +120,9 @@ def ablation_arms(config: Mapping[str, Any], ablation: str) -> list[str]:
 
 
 def morphology_of(config: Mapping[str, Any], images: str) -> dict[str, Any]:
-    """The `encoder` and `k` of the clusters by which an image set is judged: its arm's, else the study's."""
-    settings = config["morphology"] if images in _IMAGE_SETS else arm_settings(config, images)
-    return {"encoder": settings["encoder"], "k": settings["k"]}
+    """`encoder`, `k` and `clusters_seed` of the clusters by which an image set is judged: its arm's, else the study's."""
+    settings = {**config["morphology"], "clusters_seed": None} if images in _IMAGE_SETS else arm_settings(config, images)
+    return {key: settings[key] for key in ("encoder", "k", "clusters_seed")}
 
 
 def missing_encoders(config: Mapping[str, Any]) -> dict[str, str]:

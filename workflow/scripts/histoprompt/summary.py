@@ -357,6 +357,7 @@ def summarise_replicates(
     *,
     arms: Sequence[str],
     seeds: Sequence[int],
+    recluster: bool,
 ) -> None:
     """Write every value of every arm and seed, and each arm's paired difference from the baseline `label`.
 
@@ -366,6 +367,7 @@ def summarise_replicates(
     replicates_csv : output: `arm,seed,metric,value,low,high,reason`, a row a value.
     replicates_md : output: a table a metric; a row an arm, a column a seed.
     arms, seeds : of the replicates; every pair must be among the files.
+    recluster : each seed has clusters and training images of its own.
     """
     reports = {report["name"]: report for report in map(read_json, metrics)}
     tests = {report["mix"]: report for report in map(read_json, classifiers)}
@@ -394,19 +396,24 @@ def summarise_replicates(
         ),
     )
     with atomic(replicates_md) as temporary:
-        temporary.write_text(_replicates_page(cells, list(reports.values()), arms, seeds))
+        temporary.write_text(_replicates_page(cells, list(reports.values()), arms, seeds, recluster))
 
 
 def _replicates_page(
-    cells: Mapping[tuple[str, int], Row], reports: Sequence[Mapping[str, Any]], arms: Sequence[str], seeds: Sequence[int]
+    cells: Mapping[tuple[str, int], Row],
+    reports: Sequence[Mapping[str, Any]],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    recluster: bool,
 ) -> str:
     report = reports[0]
     circular = report["morphology_encoder"]
     lines = [
         f"# {len(seeds)} replicates",
         "",
-        f"Each column is one seed of fine-tuning and of sampling noise; {report['images']} images an arm against "
-        f"{report['reference']} held-out real patches.",
+        f"Each column is one seed {'of clusters, of training images, ' if recluster else ''}of fine-tuning and of noise; "
+        f"{report['images']} images an arm against {report['reference']} held-out real patches.",
+        *([] if recluster else ["All have the same clusters: with others the differences may be others."]),
         f"The space of `{circular}` made the clusters: read it as circular for arms prompted with them.",
         *(
             f"Protocol `{protocol}`: {_protocol(protocol, report['sizes']['patch'], report['sizes']['generator'])}"
