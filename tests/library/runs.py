@@ -24,6 +24,7 @@ SETTINGS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "lora": None,
     "min_snr_gamma": None,
+    "text_gain": None,
     "ema_decay": 0.9,
     "caption_dropout": 0.2,
     "flip": True,

@@ -147,6 +147,12 @@ BAD_STUDIES = [
     ("data.phantom.slides.test", 3000, ["`data.phantom.patches.test`", "`data.phantom.slides.test`"]),
     ("subset.train", 999, ["`subset.train`", "999", "at least 1000", "`generator.sampling.images`"]),
     ("shards.images", 0, ["shards", "images"]),
+    (
+        "ablations.text_gain.arms.gain_3.finetune",
+        {"text_gain": 3, "lora": {"rank": 2, "alpha": 2}},
+        ["`ablations.text_gain.arms.gain_3.finetune.text_gain`", "a gain of 3 beside lora", "one of the two"],
+    ),
+    ("generator.finetune.text_gain", 0, ["`generator.finetune.text_gain`", "> 0"]),
     ("generator.finetune.warmup_steps", 1000, ["`generator.finetune.warmup_steps`", "1000 warm-up steps of 200"]),
     ("arms.label.finetune", {"steps": 10}, ["`arms.label.finetune.warmup_steps`", "20 warm-up steps of 10"]),
     ("prompts.morphology", "tissue {label}", ["`prompts.morphology`", "{label} and {index}"]),

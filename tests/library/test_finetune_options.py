@@ -16,6 +16,8 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from runs import Stopped, content, run
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,6 +28,7 @@ from histoprompt.finetune import finetune_diffusion
 from histoprompt.launching import launch_command, run_stage
 from histoprompt.training.loss import diffusion_loss, min_snr_weights
 from histoprompt.training.state import StateFolder
+from histoprompt.training.text_gain import amplify_differences
 from histoprompt.training.trainer import Trainer
 
 UNET = "pipeline/unet/diffusion_pytorch_model.safetensors"
@@ -53,6 +56,52 @@ def test_what_saves_memory_changes_no_result(
     out = run(inputs, pipeline_folder, tmp_path / "arm", **change)
     np.testing.assert_allclose(losses(out), losses(undisturbed), rtol=1e-3)
     assert (weights(out) - weights(undisturbed)).abs().quantile(0.99) < 1e-3
+
+
+@torch.no_grad()
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 1.0, 10.0]), st.integers(1, 5))
+@settings(deadline=None, max_examples=25)
+def test_a_gain_multiplies_differences_between_prompts_and_nothing_that_they_share(
+    seed: int, gain: float, prompts: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    unet = torch.nn.Module()
+    unet.attn2 = torch.nn.Module()
+    for name in ("to_q", "to_k", "to_v"):
+        setattr(unet.attn2, name, torch.nn.Linear(16, 8, bias=False))
+    module = torch.nn.Module()
+    module.block = unet
+    before = {name: weight.clone() for name, weight in module.named_parameters()}
+    states = torch.randn(1, 6, 16, generator=generator) + 0.3 * torch.randn(prompts, 6, 16, generator=generator)
+    amplify_differences(module, states, gain)
+    after = dict(module.named_parameters())
+    mean = states.mean(0)
+    difference = torch.randn(16, generator=generator)
+    difference -= torch.linalg.lstsq(mean.T, difference[:, None]).solution[:, 0] @ mean  # orthogonal to all that is shared
+    assert torch.equal(after["block.attn2.to_q.weight"], before["block.attn2.to_q.weight"])
+    for name in ("block.attn2.to_k.weight", "block.attn2.to_v.weight"):
+        torch.testing.assert_close(mean @ after[name].T, mean @ before[name].T, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(after[name] @ difference, gain * (before[name] @ difference), atol=1e-5, rtol=1e-4)
+
+
+def test_a_gain_changes_the_training_and_a_stopped_run_with_one_ends_in_the_same_bytes(
+    inputs: Path, pipeline_folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    as_it_is = run(inputs, pipeline_folder, tmp_path / "one", text_gain=1.0)
+    np.testing.assert_allclose(losses(as_it_is), losses(undisturbed), rtol=1e-3)
+    louder = run(inputs, pipeline_folder, tmp_path / "louder", text_gain=10.0)
+    assert (weights(louder) - weights(undisturbed)).abs().max() > 0.1
+    train_step = Trainer._train_step
+
+    def stopped(trainer: Any) -> None:
+        if trainer.step == 9:
+            raise Stopped
+        train_step(trainer)
+
+    with pytest.raises(Stopped), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", stopped)
+        run(inputs, pipeline_folder, tmp_path / "again", text_gain=10.0)
+    assert content(run(inputs, pipeline_folder, tmp_path / "again", text_gain=10.0)) == content(louder)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(inputs: Path, pipeline_folder: Path, tmp_path: Path) -> None:

@@ -435,8 +435,15 @@ class _Checker:
                     "subset.train", subset["train"], entry["train"], f"{where}.train", "an arm trains on a part of the subset"
                 )
             settings = arm_settings(config, arm)["finetune"]
+            key = f"{where}.finetune" if "finetune" in entry else "generator.finetune"
+            if settings and settings["text_gain"] is not None and settings["lora"] is not None:
+                self.refuse(
+                    f"{key}.text_gain",
+                    found=f"a gain of {settings['text_gain']} beside lora",
+                    expected="one of the two: adapters are loaded onto the base as it is, not as the gain left it",
+                    remedy="set text_gain or lora to null",
+                )
             if settings and settings["warmup_steps"] >= settings["steps"]:
-                key = f"{where}.finetune" if "finetune" in entry else "generator.finetune"
                 self.refuse(
                     f"{key}.warmup_steps",
                     found=f"{settings['warmup_steps']} warm-up steps of {settings['steps']} in all",

@@ -24,6 +24,7 @@ class FinetuneSettings:
     lora : `rank` and `alpha` of low-rank adapters on the attention (Hu et al. 2022), trained instead of the U-Net's own weights
         and merged into them at the end; None trains all weights.
     min_snr_gamma : cap of the loss's weight by signal-to-noise ratio (Hang et al. 2023); None weighs all times alike.
+    text_gain : factor of `amplify_differences` before the first step; None leaves the base as it is.
     ema_decay : of the averaged weights, which become the model; None keeps the last weights.
     caption_dropout : share of training prompts replaced by the empty one, which guidance needs.
     flip : mirror half of the images left to right.
@@ -44,6 +45,7 @@ class FinetuneSettings:
     max_grad_norm: float
     lora: Mapping[str, Any] | None
     min_snr_gamma: float | None
+    text_gain: float | None
     ema_decay: float | None
     caption_dropout: float
     flip: bool

@@ -31,6 +31,7 @@ from histoprompt.training.loss import diffusion_loss
 from histoprompt.training.optimisers import make_optimiser
 from histoprompt.training.settings import FinetuneSettings, learning_rate
 from histoprompt.training.state import StateFolder
+from histoprompt.training.text_gain import amplify_differences
 
 _HISTORY_EVERY = 10  # steps a row
 _GRID_IMAGES, _GRID_STEPS, _GRID_GUIDANCE, _GRID_PIXELS = 8, 8, 2.0, 128
@@ -138,6 +139,8 @@ class Trainer:
 
     def _make_unet(self) -> UNet2DConditionModel:
         unet = load_unet(self.base, self.device).train()
+        if self.options.text_gain is not None:
+            amplify_differences(unet, self.states[np.unique(self.train_prompts)], self.options.text_gain)
         if self.options.lora is None:
             return unet
         # Frozen weights need no more digits than autocast would leave them.
