@@ -64,19 +64,15 @@ def test_what_saves_memory_changes_no_result(
 def test_a_gain_multiplies_differences_between_prompts_and_nothing_that_they_share(
     seed: int, gain: float, prompts: int
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    unet = torch.nn.Module()
-    unet.attn2 = torch.nn.Module()
-    for name in ("to_q", "to_k", "to_v"):
-        setattr(unet.attn2, name, torch.nn.Linear(16, 8, bias=False))
-    module = torch.nn.Module()
-    module.block = unet
-    before = {name: weight.clone() for name, weight in module.named_parameters()}
-    states = torch.randn(1, 6, 16, generator=generator) + 0.3 * torch.randn(prompts, 6, 16, generator=generator)
-    amplify_differences(module, states, gain)
-    after = dict(module.named_parameters())
+    torch.manual_seed(seed)
+    attention = torch.nn.ModuleDict({name: torch.nn.Linear(16, 8, bias=False) for name in ("to_q", "to_k", "to_v")})
+    unet = torch.nn.ModuleDict({"block": torch.nn.ModuleDict({"attn2": attention})})
+    before = {name: weight.clone() for name, weight in unet.named_parameters()}
+    states = torch.randn(1, 6, 16) + 0.3 * torch.randn(prompts, 6, 16)
+    amplify_differences(unet, states, gain)
+    after = dict(unet.named_parameters())
     mean = states.mean(0)
-    difference = torch.randn(16, generator=generator)
+    difference = torch.randn(16)
     difference -= torch.linalg.lstsq(mean.T, difference[:, None]).solution[:, 0] @ mean  # orthogonal to all that is shared
     assert torch.equal(after["block.attn2.to_q.weight"], before["block.attn2.to_q.weight"])
     for name in ("block.attn2.to_k.weight", "block.attn2.to_v.weight"):

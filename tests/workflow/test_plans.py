@@ -67,7 +67,11 @@ def test_replicates_are_made_on_request_alone(project):
 
 
 def test_replicates_may_keep_the_studys_clusters(project):
-    study = project.edit("small.yaml", lambda config: (small(config), config["replicates"].update(recluster=False)))
+    def shared(config):
+        small(config)
+        config["replicates"]["recluster"] = False
+
+    study = project.edit("small.yaml", shared)
     jobs = project.planned("replicate", "--configfile", study)
     assert {job for job in jobs if job.startswith("cluster")} == {"cluster_embeddings dino, 12"}
 
