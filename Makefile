@@ -14,7 +14,7 @@ CORES ?= all
 help:
 	@echo "make demo        install, then run the demo study (results/demo/)"
 	@echo "make test        install, then lint and test"
-	@echo "make test-more   install, then test what takes minutes more: pages in a browser, kills, full disks, benchmarks"
+	@echo "make test-more   install, then test what takes minutes more: pages in a browser, kills, full disks, benchmarks, slow tests"
 	@echo "make lint        install, then all static checks"
 	@echo "make lock        pin the newest versions (network)"
 	@echo "make clean       remove results and caches, after asking"
@@ -41,6 +41,7 @@ test: lint
 
 test-more: $(INSTALLED)
 	$(PYTEST) tests/browser tests/faults tests/benchmarks
+	$(PYTEST) -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

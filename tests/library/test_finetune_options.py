@@ -181,6 +181,7 @@ def test_every_kind_of_run_goes_on_to_the_same_bytes(
     assert content(tmp_path / "arm") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(os.access(f"{p}/g++", os.X_OK) for p in os.environ["PATH"].split(":")), reason="no C++ compiler")
 def test_a_compiled_model_learns_the_same(inputs: Path, pipeline_folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = run(inputs, pipeline_folder, tmp_path / "arm", compile=True)

@@ -101,6 +101,7 @@ def test_the_reference_pipeline_gives_the_same_images(
     assert np.abs(images.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_a_compiled_model_draws_the_same_images(pipeline_folder: Path, prompts: Path, tmp_path: Path) -> None:
     plain, compiled = (generate(tmp_path / str(flag), pipeline_folder, prompts, compile=flag) for flag in (False, True))

@@ -51,6 +51,7 @@ def stand_ins(config):
     config["learning_curve"] |= {"arms": ["morphology"], "real": [10]}
 
 
+@pytest.mark.slow
 def test_the_papers_study_runs_to_its_end(project):
     study = project.edit("small.yaml", stand_ins, study="config/pcam.yaml")
     result = project.run("--cores", "2", "--configfile", study)
