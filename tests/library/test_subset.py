@@ -116,7 +116,12 @@ def test_prompts_are_chosen_on_train_alone(tmp_path: Path, capfd: pytest.Capture
     valid = assignments(np.array([[3, 90, 8, 0], [90, 7, 6, 5]]))
     drawn, held_out = balance(tmp_path, train, valid)
     assert (0, 1) not in set(zip(drawn.label, drawn.cluster, strict=True))
-    assert "5 of label 0 in cluster 1, 9 of label 1 in cluster 0. See" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "5 of label 0 in cluster 1, 9 of label 1 in cluster 0. See" in said
+    # Four prompts of each of two labels, where the scarcest has five patches.
+    assert "a `subset.train` of 40 or less 4 clusters of every label" in said
+    whole, _ = balance(tmp_path, train, valid, train=40, valid=8)
+    assert whole.groupby("label")["cluster"].nunique().tolist() == [4, 4] and not capfd.readouterr().err
     sizes = held_out.groupby(["label", "cluster"]).size()
     assert sizes.to_dict() == {(0, 0): 3, (0, 2): 3, (1, 1): 3, (1, 2): 3, (1, 3): 3}
 

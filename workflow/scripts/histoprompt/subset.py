@@ -28,6 +28,12 @@ def draw_sample(count: int, most: int, *, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(keyed_generator(seed, "coverage map").permutation(count)[:most])
 
 
+def _order(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Every label's clusters, most populated first, (labels, clusters); and at P - 1 the patches in the scarcest of P prompts."""
+    order = np.argsort(-counts, axis=1, kind="stable")
+    return order, np.take_along_axis(counts, order, axis=1).min(axis=0)
+
+
 def choose_prompts(counts: npt.NDArray[np.int64], total: int, minimum: int) -> tuple[list[list[int]], int]:
     """The prompts of a balanced subset and how many patches each gives.
 
@@ -49,9 +55,7 @@ def choose_prompts(counts: npt.NDArray[np.int64], total: int, minimum: int) -> t
     InputError : no P of at least `minimum` has enough patches; the message gives the largest feasible total.
     """
     labels = len(counts)
-    order = np.argsort(-counts, axis=1, kind="stable")
-    # scarcest[P - 1]: patches in the least populated of P prompts, over all labels.
-    scarcest = np.take_along_axis(counts, order, axis=1).min(axis=0)
+    order, scarcest = _order(counts)
     for prompts in range(counts.shape[1], minimum - 1, -1):
         each = total // (labels * prompts)
         if 1 <= each <= scarcest[prompts - 1]:
@@ -164,10 +168,12 @@ def balance_subset(
         if size and (label, cluster) not in prompts
     ]
     if left_out:
+        kept, (_, scarcest) = len(chosen[0]), _order(counts.to_numpy(np.int64))
+        more = len(labels) * (kept + 1) * int(scarcest[kept]) if kept < len(scarcest) else 0
         say(
             "balance_subset: no arm is trained on these patches, since every label gives the same number of clusters and of "
-            f"patches of each: {', '.join(left_out)}. See what that costs in figures/coverage.png; a smaller `subset.train` "
-            "may keep them."
+            f"patches of each: {', '.join(left_out)}. See what that costs in figures/coverage.png"
+            + (f"; with a `subset.train` of {more} or less {kept + 1} clusters of every label take part." if more else ".")
         )
 
     available = held_out.groupby(["label", "cluster"]).size()
