@@ -168,10 +168,10 @@ def test_what_is_made_on_request_is_shown_once_it_is_there(tmp_path: Path) -> No
     assert "makes it" not in page.text and "worth 26 real ones" in page.text and "older than" not in page.text
     assert {str(link["href"]) for link in page.all("a")} >= {"figures/regions.png", "ablations/guidance.png"}
     assert (
-        "Over 3 trainings morphology beats label in FD-dino matched (−0.80 [−1.05, −0.55], lower in 3 and higher in 0)."
+        "Over 3 seeds morphology beats label in FD-dino matched (−0.80 [−1.05, −0.55], lower in 3 and higher in 0)."
         in page.text
     )
-    assert "Over 3 trainings shuffled cannot be told from label: no difference shows in FD-dino matched (+0.00" in page.text
+    assert "Over 3 seeds shuffled cannot be told from label: no difference shows in FD-dino matched (+0.00" in page.text
     (tmp_path / "figures/regions.png").unlink()
     assert "figures/coverage_map.png" not in files_on_request(tmp_path, "tiny", ["guidance"])
 
@@ -261,7 +261,7 @@ def test_headlines_name_all_that_beat_and_all_that_do_not() -> None:
     )
 
 
-def test_differences_over_trainings_are_paired_by_seed() -> None:
+def test_differences_over_seeds_are_paired_by_seed() -> None:
     one, other = {1: 1.0, 2: 1.5, 3: 1.1, 9: 7.0}, {1: 2.0, 2: 2.2, 3: 2.4, 4: 0.0}
     (found,) = compare_replicates({("a", FD): one, ("b", FD): other}, "a", "b", [FD, "AUC alone"])
     differences = np.array([-1.0, -0.7, -1.3])
@@ -269,7 +269,7 @@ def test_differences_over_trainings_are_paired_by_seed() -> None:
     assert (found.low, found.high) == pytest.approx((low, high)) and found.difference == pytest.approx(-1.0)
     assert (found.below, found.above, found.seeds, found.verdict) == (3, 0, 3, "better")
     assert replicated_sentence("a", "b", [found]) == (
-        f"Over 3 trainings a beats b in FD-dino matched (−1.00 [−{-low:.2f}, −{-high:.2f}], lower in 3 and higher in 0)."
+        f"Over 3 seeds a beats b in FD-dino matched (−1.00 [−{-low:.2f}, −{-high:.2f}], lower in 3 and higher in 0)."
     )
     assert compare_replicates({("a", FD): {1: 1.0}, ("b", FD): {1: 2.0}}, "a", "b", [FD]) == []
 

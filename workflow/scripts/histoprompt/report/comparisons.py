@@ -131,9 +131,9 @@ def sentence(arm: str, baseline: str, findings: Sequence[Finding]) -> str:
 
 
 def replicated_sentence(arm: str, baseline: str, findings: Sequence[Replicated]) -> str:
-    """What the trainings with several seeds say of an arm against a baseline."""
+    """What several seeds say of an arm against a baseline."""
     clauses = [clause for _, clause in _clauses(arm, baseline, findings, _paired)]
-    return f"Over {findings[0].seeds} trainings {'; '.join(clauses)}."
+    return f"Over {findings[0].seeds} seeds {'; '.join(clauses)}."
 
 
 def _clauses(arm: str, baseline: str, findings: Sequence[F], describe: Callable[[F], str]) -> list[tuple[str, str]]:
