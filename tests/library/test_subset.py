@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from histoprompt.errors import InputError
 from histoprompt.patches import PatchFile, write_patches
-from histoprompt.subset import balance_subset, choose_prompts, draw_per_prompt, draw_real, keyed_generator, part_of_subset
+from histoprompt.subset import (
+    balance_subset,
+    choose_prompts,
+    draw_per_prompt,
+    draw_real,
+    keyed_generator,
+    largest_total,
+    part_of_subset,
+)
 
 
 def assignments(counts: np.ndarray, seed: int = 0) -> pd.DataFrame:
@@ -77,6 +85,9 @@ def test_a_subset_is_balanced_and_feasible_or_its_error_names_a_feasible_size(
     assert len({len(row) for row in chosen}) == 1 and len(chosen[0]) >= minimum
     assert len(table) * len(chosen[0]) * each <= total
     assert all(table[label, cluster] >= each >= 1 for label, row in enumerate(chosen) for cluster in row)
+    kept = len(chosen[0])
+    if more := largest_total(table, kept + 1):
+        assert len(choose_prompts(table, more, minimum)[0][0]) > kept
 
 
 def test_subsets_have_equal_counts_and_no_patch_twice(tmp_path: Path) -> None:

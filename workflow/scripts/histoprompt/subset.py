@@ -29,7 +29,7 @@ def draw_sample(count: int, most: int, *, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _order(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every label's clusters, most populated first, (labels, clusters); and at P - 1 the patches in the scarcest of P prompts."""
+    """Every label's clusters, most populated first, (labels, clusters); at P - 1 the patches in the scarcest of P prompts."""
     order = np.argsort(-counts, axis=1, kind="stable")
     return order, np.take_along_axis(counts, order, axis=1).min(axis=0)
 
@@ -67,7 +67,7 @@ def choose_prompts(counts: npt.NDArray[np.int64], total: int, minimum: int) -> t
             expected=f"at least {labels * minimum}: one patch a prompt",
             remedy="raise `subset.train` or lower `subset.min_prompts_per_label`",
         )
-    feasible = max((labels * p * int(scarcest[p - 1]) for p in range(minimum, counts.shape[1] + 1)), default=0)
+    feasible = max((largest_total(counts, prompts) for prompts in range(minimum, counts.shape[1] + 1)), default=0)
     if not feasible:
         raise InputError(
             "config key `subset.min_prompts_per_label`",
@@ -81,6 +81,17 @@ def choose_prompts(counts: npt.NDArray[np.int64], total: int, minimum: int) -> t
         expected=f"at most {feasible} patches, which is what the most populated clusters allow",
         remedy=f"set `subset.train` to {feasible} or less, lower `subset.min_prompts_per_label`, or give more patches",
     )
+
+
+def largest_total(counts: npt.NDArray[np.int64], prompts: int) -> int:
+    """The largest balanced subset with this many prompts of every label; 0 where a label has no such many.
+
+    Parameters
+    ----------
+    counts : patches per label and cluster, (labels, clusters).
+    """
+    _, scarcest = _order(counts)
+    return len(counts) * prompts * int(scarcest[prompts - 1]) if 1 <= prompts <= len(scarcest) else 0
 
 
 def draw_per_prompt(
@@ -168,8 +179,8 @@ def balance_subset(
         if size and (label, cluster) not in prompts
     ]
     if left_out:
-        kept, (_, scarcest) = len(chosen[0]), _order(counts.to_numpy(np.int64))
-        more = len(labels) * (kept + 1) * int(scarcest[kept]) if kept < len(scarcest) else 0
+        kept = len(chosen[0])
+        more = largest_total(counts.to_numpy(np.int64), kept + 1)
         say(
             "balance_subset: no arm is trained on these patches, since every label gives the same number of clusters and of "
             f"patches of each: {', '.join(left_out)}. See what that costs in figures/coverage.png"
