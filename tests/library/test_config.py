@@ -143,7 +143,7 @@ BAD_STUDIES = [
     ("data.root", "somewhere", ["`data.root`", "'somewhere'", "null"]),
     ("data.source", "pcam", ["`data.root`", "null", "--config data='{root: PATH}'", "resources/pcam"]),
     ("data.phantom", None, ["`data.phantom`", "null", "a section"]),
-    ("data.phantom.patches.train", 1599, ["`data.phantom.patches.train`", "1599", "`subset.train`"]),
+    ("data.phantom.patches.train", 1169, ["`data.phantom.patches.train`", "1169", "`subset.train`"]),
     ("data.phantom.slides.test", 3000, ["`data.phantom.patches.test`", "`data.phantom.slides.test`"]),
     ("subset.train", 999, ["`subset.train`", "999", "at least 1000", "`generator.sampling.images`"]),
     ("shards.images", 0, ["shards", "images"]),
