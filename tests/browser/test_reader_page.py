@@ -281,7 +281,11 @@ def test_repeats_cannot_be_looked_up_and_a_finished_session_stays_finished(conte
     for _ in range(4):
         press(page, "s", "5", "Enter")
     assert heading(page) == "Thank you"
-    page.wait_for_timeout(500)  # on a busy machine the browser passes on what a page stored some moments later
+    page.close()
+    # On a busy machine the browser passes on what a page has stored some moments after it is closed.
+    page = context.new_page()
+    page.goto(study["page"])
+    page.wait_for_function("Session.saved(study, 'late') !== null")
     page.close()
     page = sign_in(context, study, "late")
     assert heading(page) == "Thank you" and len(saved(page, "d")) == 44
