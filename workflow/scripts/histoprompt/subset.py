@@ -28,12 +28,6 @@ def draw_sample(count: int, most: int, *, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(keyed_generator(seed, "coverage map").permutation(count)[:most])
 
 
-def _order(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Every label's clusters, most populated first, (labels, clusters); at P - 1 the patches in the scarcest of P prompts."""
-    order = np.argsort(-counts, axis=1, kind="stable")
-    return order, np.take_along_axis(counts, order, axis=1).min(axis=0)
-
-
 def choose_prompts(counts: npt.NDArray[np.int64], total: int, minimum: int) -> tuple[list[list[int]], int]:
     """The prompts of a balanced subset and how many patches each gives.
 
@@ -55,7 +49,9 @@ def choose_prompts(counts: npt.NDArray[np.int64], total: int, minimum: int) -> t
     InputError : no P of at least `minimum` has enough patches; the message gives the largest feasible total.
     """
     labels = len(counts)
-    order, scarcest = _order(counts)
+    order = np.argsort(-counts, axis=1, kind="stable")
+    # scarcest[P - 1]: patches in the least populated of P prompts, over all labels.
+    scarcest = np.take_along_axis(counts, order, axis=1).min(axis=0)
     for prompts in range(counts.shape[1], minimum - 1, -1):
         each = total // (labels * prompts)
         if 1 <= each <= scarcest[prompts - 1]:
@@ -89,9 +85,11 @@ def largest_total(counts: npt.NDArray[np.int64], prompts: int) -> int:
     Parameters
     ----------
     counts : patches per label and cluster, (labels, clusters).
+    prompts : 1 or more.
     """
-    _, scarcest = _order(counts)
-    return len(counts) * prompts * int(scarcest[prompts - 1]) if 1 <= prompts <= len(scarcest) else 0
+    if prompts > counts.shape[1]:
+        return 0
+    return len(counts) * prompts * int(np.sort(counts, axis=1)[:, -prompts].min())
 
 
 def draw_per_prompt(
