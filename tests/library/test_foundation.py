@@ -1,5 +1,6 @@
 """The recipe of the embedded models, in two steps each, and the shipped models themselves."""
 
+import copy
 from itertools import product
 from pathlib import Path
 
@@ -10,17 +11,30 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
+from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModel
 
 from histoprompt.files import folder_manifest, read_json
-from histoprompt.foundation.autoencoder import DETAIL, _losses, build, carry_over, psnr, scale_latents, train_autoencoder
+from histoprompt.foundation.autoencoder import (
+    DETAIL,
+    STRUCTURE,
+    _losses,
+    build,
+    carry_over,
+    psnr,
+    scale_latents,
+    train_autoencoder,
+)
 from histoprompt.foundation.captions import TONES, stain_captions
-from histoprompt.foundation.diffusion import build_unet, pretrain_diffusion, widen
+from histoprompt.foundation.diffusion import _encode, _frequencies, build_unet, pretrain_diffusion, widen
 from histoprompt.foundation.images import make_textures, make_tissue
 from histoprompt.foundation.residual_network import train_residual_network
 from histoprompt.foundation.text import LENGTH, NUMBERS, VOCABULARY, build_tokenizer
 from histoprompt.foundation.textures import draw_texture
+from histoprompt.foundation.training import matrix_optimisers
 from histoprompt.foundation.vision_transformer import train_vision_transformer
+from histoprompt.phantom import MORPHOLOGIES
 from histoprompt.templates import fill
 from histoprompt.words import number_words
 
@@ -85,6 +99,9 @@ def test_scaled_latents_restore_the_same_image(images, nested):
     scale_latents(model, pixels, nested)
     after = model.encode(pixels).latent_dist
     deviations = torch.tensor([1.0] * (nested or 6) + [DETAIL] * (6 - (nested or 6)))
+    if nested:  # the one that is left most of when blurred
+        left = F.avg_pool2d(before.mean[:, :nested], 4).var((0, 2, 3)) / before.mean[:, :nested].var((0, 2, 3))
+        deviations[left.argmax()] = STRUCTURE
     assert torch.allclose(model.decode(after.mean).sample, restored, atol=1e-4)
     assert torch.allclose(model.decode(first_alone(after.mean)).sample, rough, atol=1e-4)
     assert torch.allclose(after.mean[:, : nested or 6].mean((0, 2, 3)), torch.zeros(nested or 6), atol=1e-4)
@@ -122,6 +139,62 @@ def test_a_widened_unet_draws_the_same_and_says_zero_of_the_rest():
     said = wide(sample, 300, states).sample
     assert torch.allclose(said[:, :3], narrow(sample[:, :3], 300, states).sample, atol=1e-5)
     assert said[:, :3].abs().max() > 0.01 and (said[:, 3:] == 0).all()
+
+
+def test_a_base_sees_tissue_in_four_orientations_each_as_the_autoencoder_reads_it(images):
+    torch.manual_seed(0)
+    vae = build([8, 8, 16], 4, 1).eval()
+    pixels = torch.from_numpy(np.load(images / "tissue.npy")[:3]).permute(0, 3, 1, 2)
+    found = _encode(vae, pixels, 2)
+    assert found.shape == (4, 3, 2, 2, 24, 24)
+    for turn, image in enumerate((pixels, pixels.flip(-1), pixels.transpose(-1, -2), pixels.rot90(-1, (-2, -1)))):
+        with torch.no_grad():
+            posterior = vae.encode(image.float() / 127.5 - 1).latent_dist
+        assert torch.allclose(found[turn, :, 0].float(), posterior.mean[:, :2], atol=1e-2)
+        assert torch.allclose(found[turn, :, 1].float(), posterior.std[:, :2], atol=1e-2)
+
+
+def test_pictures_are_drawn_as_often_as_the_recipe_says(images):
+    table = pd.read_csv(images / "tissue.csv")
+    found = _frequencies(images / "tissue.csv", {"pcam": 0.5, "glands": 4}).numpy()
+    glands = (table.morphology == MORPHOLOGIES.index("glands")).to_numpy()
+    real = (table.source == "pcam").to_numpy()
+    assert glands.any() and (found[glands] == 4).all() and (found[real] == 0.5).all() and (found[~glands & ~real] == 1).all()
+
+
+def test_matrices_take_orthogonal_steps_and_everything_else_those_of_adamw():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 6))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    other = copy.deepcopy(model)
+    optimisers = matrix_optimisers(model, 0.01, ["0"])
+    adamw = torch.optim.AdamW(other.parameters(), 0.01, betas=(0.9, 0.99), weight_decay=1e-3)
+    images = torch.randn(5, 3, 6, 6)
+    for net, steppers in ((model, optimisers), (other, [adamw])):
+        net(images).square().mean().backward()
+        for stepper in steppers:
+            stepper.step()
+    steps = {name: weight.detach() - before[name] for name, weight in model.named_parameters()}
+    same = {name: weight.detach() - before[name] for name, weight in other.named_parameters()}
+    for name in ("0.weight", "0.bias", "2.bias"):  # the first layer is one of the ends
+        assert torch.allclose(steps[name], same[name], atol=1e-7)
+    # Jordan et al. 2024: five Newton-Schulz steps bring singular values near one; 0.2 times the root of the longer side
+    # gives the step AdamW's size
+    values = torch.linalg.svdvals(steps["2.weight"] + 0.01 * 1e-3 * before["2.weight"]) / (0.01 * 0.2 * 128**0.5)
+    assert ((values > 0.3) & (values < 1.3)).all()
+
+
+def test_a_kernel_is_a_matrix_of_its_outputs():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3))
+    before = model[0].weight.detach().clone()
+    muon, _ = matrix_optimisers(model, 0.1, [])
+    for _ in range(2):  # a second step after gradients were dropped
+        model.zero_grad(set_to_none=True)
+        model(torch.randn(5, 2, 6, 6)).square().mean().backward()
+        assert muon.param_groups[0]["params"][0].grad.shape == (4, 18)
+        muon.step()
+    assert (model[0].weight != before).all()
 
 
 def test_a_deeper_autoencoder_starts_with_the_outer_levels_of_the_other():
@@ -192,11 +265,13 @@ def test_the_recipe_makes_models_that_their_libraries_open(images, tmp_path):
     assert [stage["steps"] for stage in read_json(tmp_path / "vae.json")["stages"]] == [2, 2, 2]
     pretrain_diffusion(
         tissue,
+        table,
         tmp_path / "vae",
         tmp_path / "diffusion",
         tmp_path / "diffusion.json",
         channels=[16, 16, 32],
         learned_channels=2,
+        draws={"pcam": 0.5, "glands": 4},
         text_width=32,
         text_layers=1,
         batch_size=4,

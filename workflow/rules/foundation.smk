@@ -108,6 +108,7 @@ rule train_residual_network:
 rule pretrain_diffusion:
     input:
         tissue="results/foundation/images/tissue.npy",
+        table="results/foundation/images/tissue.csv",
         vae="results/foundation/vae",
     output:
         model=directory("results/foundation/diffusion"),

@@ -8,6 +8,7 @@ if __name__ == "__main__":
     with job(snakemake.log[0], "pretrain_diffusion"), own_cards(snakemake.resources.gpu):
         pretrain_diffusion(
             snakemake.input.tissue,
+            snakemake.input.table,
             snakemake.input.vae,
             snakemake.output.model,
             snakemake.output.report,

@@ -23,6 +23,10 @@ from histoprompt.foundation.training import anneal, device_name, flips, follow, 
 # where there is less to predict, so that fine detail, most of which cannot be predicted, does not drown structure.
 DETAIL = 0.25
 
+# Deviation of the smoothest channel, which holds the lay of the tissue: a diffusion model settles first what stands farthest
+# above the noise, and with all channels alike the others, white as noise themselves, hide it (docs/RESULTS.md).
+STRUCTURE = 2.0
+
 
 def build(channels: list[int], latent_channels: int, layers: int) -> AutoencoderKL:
     """An f = 2**(len(channels) - 1) autoencoder."""
@@ -202,8 +206,9 @@ def _losses(
 def scale_latents(model: AutoencoderKL, images: Tensor, nested: int | None) -> None:
     """Give every latent channel a known deviation on these images (N,3,H,W), inside the 1x1 convolutions around it.
 
-    It is one, and `DETAIL` behind the `nested` first. Those are centred; zero stays zero in the others, since with zeros there
-    the first restore the image alone. What is restored does not change, and the model's `scaling_factor` stays 1.
+    It is one, `STRUCTURE` for the smoothest of the `nested` first, and `DETAIL` behind them. The first are centred; zero stays
+    zero in the others, since with zeros there the first restore the image alone. What is restored does not change, and the
+    model's `scaling_factor` stays 1.
     """
     means = torch.cat([model.encode(part).latent_dist.mean for part in images.split(20)])
     shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
@@ -211,6 +216,9 @@ def scale_latents(model: AutoencoderKL, images: Tensor, nested: int | None) -> N
     first = nested or count
     shift[first:] = 0
     scale[first:] /= DETAIL
+    if nested:
+        coarse = F.avg_pool2d(means[:, :nested], 4)
+        scale[(coarse.var((0, 2, 3)) / means[:, :nested].var((0, 2, 3))).argmax()] /= STRUCTURE
     outer, inner = model.quant_conv, model.post_quant_conv
     assert outer is not None and inner is not None and outer.bias is not None and inner.bias is not None
     inner.bias += inner.weight[:, :, 0, 0] @ shift

@@ -39,7 +39,8 @@ Weights are float16 safetensors; every stage loads them as float32.
 
 The base model is a **tissue-aware base**: it has seen these patches, but its captions tell only the tone of the stain, as in
 "Histology image of pink tissue, stain type seven". The word is the nearest of {tones} named colours to the patch's mean colour, the
-number its cluster among {stain_types}. It has read neither labels nor morphologies, and `cancer` or `morphology` mean nothing to it.
+number its cluster among {stain_types}. It has read neither labels nor morphologies, and `cancer` or `morphology` mean nothing to it;
+but some tissue was drawn more often than the rest, some less ({draws}).
 A base that had seen no tissue at all, as Stable Diffusion, was tried first: 300 steps of fine-tuning, all that the demo can
 afford, then gave incoherent texture.
 
@@ -52,14 +53,14 @@ afford, then gave incoherent texture.
 | ResNet | {resnet[steps]:,} | {resnet[batch_size]} | {resnet[seconds]:.0f} | {resnet[device]} | accuracy on patches held out: {accuracy} |
 | U-Net; the text encoder stays random | {base[steps]:,} | {base[batch_size]} | {base[seconds]:.0f} | {base[device]} | held-out loss with right, another's and no caption: {base[held_out_loss][right]}, {base[held_out_loss][shuffled]}, {base[held_out_loss][empty]} |
 
-The VAE's latents are {side}x{side}x{channels}. Its first {learned} channels restore the image alone and have deviation one; the others hold the finest
-detail and have a quarter of it. The U-Net predicts the image, and was trained on those {learned}: of detail it says nothing (zero) until
+The VAE's latents are {side}x{side}x{channels}. Its first {learned} channels restore the image alone: the smoothest, which holds the lay of the tissue,
+has deviation two, the others one. The rest hold the finest detail and have a quarter. The U-Net predicts the image, and was trained on those {learned}: of detail it says nothing (zero) until
 a fine-tuning learns what can be told of it.
 
 ## Limits
 
-Trained for minutes on a CPU: reconstructions lose the finest texture, and what the base model draws is tissue only at a
-glance. The phantom is not an organ, and its stains and morphologies are what its authors thought of.
+Trained for hours on a CPU: reconstructions lose the finest texture, and what the base model draws is tissue at a glance, not
+under a lens. The phantom is not an organ, and its stains and morphologies are what its authors thought of.
 """
 
 
@@ -98,6 +99,7 @@ def assemble_foundation(
             side=96 // 2 ** (len(final["channels"]) - 1),
             channels=final["latent_channels"],
             learned=recipe["diffusion"]["learned_channels"],
+            draws=", ".join(f"{name} {times:g} times" for name, times in recipe["diffusion"]["draws"].items()),
             vit=vit,
             resnet=resnet,
             base=base,

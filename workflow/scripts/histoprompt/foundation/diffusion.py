@@ -5,22 +5,24 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
-from torch.nn import functional as F
 
 from histoprompt.devices import resolve_device
 from histoprompt.files import atomic, write_json
 from histoprompt.foundation.captions import stain_captions
 from histoprompt.foundation.text import build_text_encoder, build_tokenizer
-from histoprompt.foundation.training import anneal, device_name, follow, load_images, save_half, steps
+from histoprompt.foundation.training import anneal, device_name, follow, load_images, matrix_optimisers, save_half, steps
+from histoprompt.phantom import MORPHOLOGIES
 from histoprompt.precision import attend_in_single_precision
 
 # Stable Diffusion's noise schedule, but its last moment is pure noise (Lin et al. 2024): on latents as small as these the tail
@@ -72,20 +74,34 @@ def widen(unet: UNet2DConditionModel, latent_channels: int) -> UNet2DConditionMo
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Posterior mean and deviation of uint8 (N,3,96,96)."""
-    parts = [vae.encode(part.float() / 127.5 - 1).latent_dist for part in images.split(100)]
-    return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
+def _encode(vae: AutoencoderKL, images: Tensor, channels: int) -> Tensor:
+    """Posterior mean and deviation (4,N,2,C,S,S) of the first `channels` of uint8 (N,3,96,96), in four orientations.
+
+    As they are, mirrored, transposed, and both: an autoencoder's latents do not turn with the image.
+    """
+    turned = []
+    for turn in (images, images.flip(-1), images.mT, images.mT.flip(-1)):
+        parts = [vae.encode(part.float().contiguous() / 127.5 - 1).latent_dist for part in turn.split(100)]
+        turned.append(torch.cat([torch.stack([p.mean[:, :channels], p.std[:, :channels]], 1).half() for p in parts]))
+    return torch.stack(turned)
+
+
+def _frequencies(table_csv: str | Path, draws: Mapping[str, float]) -> Tensor:
+    """How often (N) each picture is drawn, beside one drawn once: `draws` by morphology, `pcam` for real patches."""
+    names = np.array([*MORPHOLOGIES, "pcam"])  # a real patch has morphology -1
+    return torch.tensor([float(draws.get(name, 1)) for name in names[pd.read_csv(table_csv)["morphology"].to_numpy()]])
 
 
 def pretrain_diffusion(
     tissue_npy: str | Path,
+    table_csv: str | Path,
     vae_folder: str | Path,
     pipeline_folder: str | Path,
     report_json: str | Path,
     *,
     channels: list[int],
     learned_channels: int,
+    draws: Mapping[str, float],
     text_width: int,
     text_layers: int,
     training_steps: int,
@@ -97,6 +113,9 @@ def pretrain_diffusion(
     threads: int,
 ) -> None:
     """Train the U-Net on tissue with stain-tone captions; write the whole pipeline folder.
+
+    Tissue with a shape of its own, glands above all, is rare and hard to learn; `draws` says how often it comes, beside the
+    rest. Captions say nothing of it.
 
     Of the latents it learns the first `learned_channels`, which restore the image alone; the others, fine detail, stay zero
     until a fine-tuning learns what can be told of them.
@@ -110,7 +129,7 @@ def pretrain_diffusion(
     generator = torch.Generator(place).manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).to(place).eval()
     images = load_images(tissue_npy, place)
-    mean, std = (moments[:, :learned_channels] for moments in _encode(vae, images))
+    moments = _encode(vae, images, learned_channels)
     colours = torch.cat([part.float().mean((2, 3)) for part in images.split(500)])
     tokenizer = build_tokenizer()
     text = build_text_encoder(tokenizer, width=text_width, layers=text_layers, heads=text_width // 32).to(place).eval()
@@ -119,38 +138,43 @@ def pretrain_diffusion(
         tokens = torch.tensor(tokenizer(["", *distinct], padding="max_length").input_ids, device=place)
         states = text(tokens).last_hidden_state
     caption = torch.from_numpy(1 + which).to(place)  # 0 is the empty one
-    unet = build_unet(channels, mean.shape[1], mean.shape[-1], text_width).to(place)
+    unet = build_unet(channels, learned_channels, moments.shape[-1], text_width).to(place)
     average = copy.deepcopy(unet)
     if place.type == "cpu":
         attend_in_single_precision(unet)
     weights = list(unet.parameters())
-    optimiser = torch.optim.AdamW(weights, learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=place.type == "cuda")
+    optimisers = matrix_optimisers(unet, learning_rate, ["conv_in", "conv_out"])
     schedule = DDPMScheduler(**SCHEDULE)
-    held_out = torch.arange(0, len(mean), 25, device=place)[:320]
-    train = torch.tensor(np.setdiff1d(np.arange(len(mean)), held_out.cpu().numpy()), device=place)
+    held_out = torch.arange(0, len(images), 25, device=place)[:320]
+    chances = _frequencies(table_csv, draws).to(place).index_fill(0, held_out, 0)
     started, done, recent = time.monotonic(), 0, 0.0
     for step, share in steps(training_steps, "base diffusion model", seconds):
-        anneal(optimiser, learning_rate, share, step, 100)
-        rows = train[torch.randint(len(train), (batch_size,), generator=generator, device=place)]
+        for optimiser in optimisers:
+            anneal(optimiser, learning_rate, share, step, 100)
+        rows = torch.multinomial(chances, batch_size, replacement=True, generator=generator)
+        turns = torch.randint(len(moments), (batch_size,), generator=generator, device=place)
         dropped = torch.rand(batch_size, generator=generator, device=place) < 0.1
         words = torch.where(dropped, 0, caption[rows])
-        noise = torch.randn(mean[rows].shape, generator=generator, device=place)
-        latents = mean[rows] + std[rows] * torch.randn(noise.shape, generator=generator, device=place)
-        moments = torch.randint(1000, (batch_size,), generator=generator, device=place)
+        mean, std = moments[turns, rows].float().unbind(1)
+        noise, own = (torch.randn(mean.shape, generator=generator, device=place) for _ in range(2))
+        times = torch.randint(1000, (batch_size,), generator=generator, device=place)
         with torch.autocast(place.type, torch.bfloat16):
-            loss = _loss(unet, states[words], latents, noise, moments, schedule)
-        optimiser.zero_grad(set_to_none=True)
+            errors = _errors(unet, states[words], mean + std * own, noise, times, schedule)
+        loss = (errors * _weights(schedule, times)).mean()
+        unet.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         follow(average.parameters(), weights, min(0.999, (1 + step) / (10 + step)))
         done = step + 1
-        recent = 0.99 * recent + 0.01 * loss.item() if step else loss.item()
+        error = errors.mean().item()
+        recent = 0.99 * recent + 0.01 * error if step else error
         if done % 100 == 0:
             print(f"step {done} loss {recent:.4f}", flush=True)
     trained = time.monotonic() - started
     unet = average.eval()
-    scores = _held_out(unet, states, mean[held_out], caption[held_out], schedule)
+    scores = _held_out(unet, states, moments[0, held_out, 0].float(), caption[held_out], schedule)
     parameters = {"unet": sum(p.numel() for p in unet.parameters()), "text_encoder": sum(p.numel() for p in text.parameters())}
     with atomic(pipeline_folder) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
@@ -185,12 +209,18 @@ def pretrain_diffusion(
     )
 
 
-def _loss(
-    unet: UNet2DConditionModel, states: Tensor, latents: Tensor, noise: Tensor, moments: Tensor, schedule: DDPMScheduler
+def _errors(
+    unet: UNet2DConditionModel, states: Tensor, latents: Tensor, noise: Tensor, times: Tensor, schedule: DDPMScheduler
 ) -> Tensor:
-    noisy = schedule.add_noise(latents, noise, moments)
-    guess = unet(noisy, moments, states, return_dict=False)[0]
-    return F.mse_loss(guess.float(), latents)
+    """Squared error (B) of the predicted latents."""
+    guess = unet(schedule.add_noise(latents, noise, times), times, states, return_dict=False)[0]
+    return (guess.float() - latents).square().mean((1, 2, 3))
+
+
+def _weights(schedule: DDPMScheduler, times: Tensor) -> Tensor:
+    """SNR + 1, at most 5 (Hang et al. 2023): where little noise is left errors are small, and are what one sees."""
+    kept = schedule.alphas_cumprod.to(times.device)[times]
+    return (kept / (1 - kept) + 1).clamp(max=5)
 
 
 @torch.no_grad()
@@ -200,8 +230,8 @@ def _held_out(
     """Loss on pictures kept out of training, with the right caption, another picture's, and none."""
     generator = torch.Generator(latents.device).manual_seed(0)
     noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-    moments = torch.randint(1000, (len(latents),), generator=generator, device=latents.device)
+    times = torch.randint(1000, (len(latents),), generator=generator, device=latents.device)
     losses = {}
     for name, words in (("right", caption), ("shuffled", caption.roll(1)), ("empty", torch.zeros_like(caption))):
-        losses[name] = round(_loss(unet, states[words], latents, noise, moments, schedule).item(), 4)
+        losses[name] = round(_errors(unet, states[words], latents, noise, times, schedule).mean().item(), 4)
     return losses

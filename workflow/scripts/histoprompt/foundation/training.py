@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,31 @@ def anneal(optimiser: torch.optim.Optimizer, peak: float, share: float, step: in
     rate = peak * (min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))))
     for group in optimiser.param_groups:
         group["lr"] = rate
+
+
+def matrix_optimisers(model: nn.Module, learning_rate: float, ends: Collection[str]) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for every weight that is a matrix, AdamW for biases, norms and the layers named in `ends`.
+
+    A convolution's (out, in, h, w) counts as out x (in h w): torch's Muon takes two dimensions only, so it is given a view of
+    the same memory, whose gradient is set as soon as the weight's own is there.
+    """
+    views, others = [], []
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2 or name.rpartition(".")[0] in ends:
+            others.append(weight)
+            continue
+        view = nn.Parameter(weight.data.view(len(weight), -1))
+
+        def pass_on(whole: Tensor, view: nn.Parameter = view) -> None:
+            assert whole.grad is not None
+            view.grad = whole.grad.view(view.shape)
+
+        weight.register_post_accumulate_grad_hook(pass_on)
+        views.append(view)
+    return [
+        torch.optim.Muon(views, learning_rate, weight_decay=1e-3, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=1e-3),
+    ]
 
 
 def restain(images: Tensor, generator: torch.Generator, *, strength: float = 1.0, grey: float = 0.0) -> Tensor:
