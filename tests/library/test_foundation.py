@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
+from histoprompt.errors import InputError
 from histoprompt.files import folder_manifest, read_json
 from histoprompt.foundation.autoencoder import (
     DETAIL,
@@ -160,6 +161,8 @@ def test_pictures_are_drawn_as_often_as_the_recipe_says(images):
     glands = (table.morphology == MORPHOLOGIES.index("glands")).to_numpy()
     real = (table.source == "pcam").to_numpy()
     assert glands.any() and (found[glands] == 4).all() and (found[real] == 0.5).all() and (found[~glands & ~real] == 1).all()
+    with pytest.raises(InputError, match=r"(?s)foundation\.yaml.*found: +gland\n.*glands.*pcam"):
+        _frequencies(images / "tissue.csv", {"gland": 4})
 
 
 def test_matrices_take_orthogonal_steps_and_everything_else_those_of_adamw():

@@ -18,6 +18,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
 from histoprompt.devices import resolve_device
+from histoprompt.errors import InputError
 from histoprompt.files import atomic, write_json
 from histoprompt.foundation.captions import stain_captions
 from histoprompt.foundation.text import build_text_encoder, build_tokenizer
@@ -89,6 +90,13 @@ def _encode(vae: AutoencoderKL, images: Tensor, channels: int) -> Tensor:
 def _frequencies(table_csv: str | Path, draws: Mapping[str, float]) -> Tensor:
     """How often (N) each picture is drawn, beside one drawn once: `draws` by morphology, `pcam` for real patches."""
     names = np.array([*MORPHOLOGIES, "pcam"])  # a real patch has morphology -1
+    if unknown := sorted(set(draws) - set(names)):
+        raise InputError(
+            "diffusion.draws in config/foundation.yaml",
+            found=", ".join(unknown),
+            expected="names among " + ", ".join(names),
+            remedy="Correct the name or remove it.",
+        )
     return torch.tensor([float(draws.get(name, 1)) for name in names[pd.read_csv(table_csv)["morphology"].to_numpy()]])
 
 
@@ -123,6 +131,7 @@ def pretrain_diffusion(
     The text encoder stays as it was drawn: trained beside so small a U-Net it pulls the number words together, and prompts that
     differ only there could no longer be told apart.
     """
+    frequencies = _frequencies(table_csv, draws)
     place = resolve_device(device)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -146,7 +155,7 @@ def pretrain_diffusion(
     optimisers = matrix_optimisers(unet, learning_rate, ["conv_in", "conv_out"])
     schedule = DDPMScheduler(**SCHEDULE)
     held_out = torch.arange(0, len(images), 25, device=place)[:320]
-    chances = _frequencies(table_csv, draws).to(place).index_fill(0, held_out, 0)
+    chances = frequencies.to(place).index_fill(0, held_out, 0)
     started, done, recent = time.monotonic(), 0, 0.0
     for step, share in steps(training_steps, "base diffusion model", seconds):
         for optimiser in optimisers:
