@@ -25,6 +25,7 @@ from histoprompt.foundation.text import build_text_encoder, build_tokenizer
 from histoprompt.foundation.training import anneal, device_name, follow, load_images, matrix_optimisers, save_half, steps
 from histoprompt.phantom import MORPHOLOGIES
 from histoprompt.precision import attend_in_single_precision
+from histoprompt.training.loss import diffusion_errors, diffusion_loss, signal_to_noise
 
 # Stable Diffusion's noise schedule, but its last moment is pure noise (Lin et al. 2024): on latents as small as these the tail
 # of the original still shows the mean colour of a patch, so that a model learns to copy it and draws every patch in the same
@@ -168,7 +169,7 @@ def pretrain_diffusion(
         noise, own = (torch.randn(mean.shape, generator=generator, device=place) for _ in range(2))
         times = torch.randint(1000, (batch_size,), generator=generator, device=place)
         with torch.autocast(place.type, torch.bfloat16):
-            errors = _errors(unet, states[words], mean + std * own, noise, times, schedule)
+            errors = diffusion_errors(unet, schedule, mean + std * own, noise, times, states[words])
         loss = (errors * _weights(schedule, times)).mean()
         unet.zero_grad(set_to_none=True)
         loss.backward()
@@ -218,18 +219,9 @@ def pretrain_diffusion(
     )
 
 
-def _errors(
-    unet: UNet2DConditionModel, states: Tensor, latents: Tensor, noise: Tensor, times: Tensor, schedule: DDPMScheduler
-) -> Tensor:
-    """Squared error (B) of the predicted latents."""
-    guess = unet(schedule.add_noise(latents, noise, times), times, states, return_dict=False)[0]
-    return (guess.float() - latents).square().mean((1, 2, 3))
-
-
 def _weights(schedule: DDPMScheduler, times: Tensor) -> Tensor:
-    """SNR + 1, at most 5 (Hang et al. 2023): where little noise is left errors are small, and are what one sees."""
-    kept = schedule.alphas_cumprod.to(times.device)[times]
-    return (kept / (1 - kept) + 1).clamp(max=5)
+    """SNR + 1 (Salimans and Ho 2022), at most 5: where little noise is left errors are small, and are what one sees."""
+    return (signal_to_noise(schedule, times) + 1).clamp(max=5).float()
 
 
 @torch.no_grad()
@@ -242,5 +234,5 @@ def _held_out(
     times = torch.randint(1000, (len(latents),), generator=generator, device=latents.device)
     losses = {}
     for name, words in (("right", caption), ("shuffled", caption.roll(1)), ("empty", torch.zeros_like(caption))):
-        losses[name] = round(_errors(unet, states[words], latents, noise, times, schedule).mean().item(), 4)
+        losses[name] = round(diffusion_loss(unet, schedule, latents, noise, times, states[words]).item(), 4)
     return losses
